@@ -1,0 +1,65 @@
+// Package attest says what a proof of identity and an identity are. Each protocol that turns one into the other
+// is a subpackage.
+package attest
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"time"
+
+	"github.com/credbroker/credbroker/internal/secret"
+)
+
+// Kind names a way of proving an identity. It is a closed set: a metric label and a word of the configuration.
+type Kind string
+
+// KindOIDC is a JWT of a configured OpenID Connect issuer.
+const KindOIDC Kind = "oidc"
+
+// Errors of [Verifier.Verify]. The text wrapped around them is for the log alone; a caller learns only which of
+// the three it was, and of the first two not even that.
+var (
+	// ErrMalformed means that the proof is not what its kind says: it could not be parsed.
+	ErrMalformed = errors.New("malformed proof")
+	// ErrRejected means that the proof was read and does not hold: signature, time, audience, issuer.
+	ErrRejected = errors.New("proof rejected")
+	// ErrUnavailable means that the proof could not be judged now, since what it takes (an issuer's keys, say)
+	// can't be reached. The same proof may pass later.
+	ErrUnavailable = errors.New("proof can't be verified now")
+)
+
+// Proof is what a caller shows. It is untrusted in every part.
+type Proof struct {
+	Kind Kind
+	// Data is the proof itself: for KindOIDC the compact JWT (RFC 7519).
+	Data secret.Secret
+	// Peer is the client certificate of the connection that the proof came on; nil if there was none.
+	Peer *x509.Certificate
+}
+
+// Identity is who a verifier found the caller to be. It is a value: nobody changes one after Verify returned it.
+type Identity struct {
+	Kind Kind
+	// Issuer is who vouches for the subject, byte for byte as configured (an OIDC issuer's URL).
+	Issuer string
+	// Tenant separates subjects of one issuer that may carry the same name; empty where there is no such thing.
+	Tenant string
+	// Subject is unique and never reassigned within (Kind, Issuer, Tenant).
+	Subject string
+	// Attrs are further facts from the proof, by configured name, each with one value or more.
+	Attrs map[string][]string
+	// PathAttrs names the attributes whose values are paths, in which "/" separates segments.
+	PathAttrs map[string]bool
+	// Expires is when the proof ends.
+	Expires time.Time
+	// Actor is who acts for the subject (RFC 8693, section 4.1); nil if the subject acts itself.
+	Actor *Identity
+}
+
+// Verifier turns one kind of proof into an identity.
+type Verifier interface {
+	// Verify returns the identity, or an error that is (errors.Is) ErrMalformed, ErrRejected or ErrUnavailable,
+	// or the context's. It is safe for concurrent use.
+	Verify(ctx context.Context, p Proof) (Identity, error)
+}

@@ -1,0 +1,131 @@
+// Package policy decides: given an identity and what it asks for, may it, and what exactly does it get.
+//
+// Roles are compiled once into an immutable [Rules]. Deciding is pure: no I/O, no clock of its own, the same answer
+// for the same input, and nothing is allowed that no rule allows.
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Errors of [Rules.Resolve]. ErrDenied is the same for a role that doesn't exist and one that the identity may not
+// use. The others are about the caller's own input, come as an [InputError], and only after the role was allowed.
+var (
+	ErrDenied         = errors.New("access denied")
+	ErrInvalidPolicy  = errors.New("invalid session policy")
+	ErrPolicyTooLarge = errors.New("session policy too large")
+	ErrPolicyWider    = errors.New("session policy is wider than the role's")
+	ErrInvalidTTL     = errors.New("invalid TTL")
+)
+
+// InputError is a fault in what an authorized caller sent; Detail may be shown to that caller.
+type InputError struct {
+	// Reason is one of ErrInvalidPolicy, ErrPolicyTooLarge, ErrPolicyWider, ErrInvalidTTL.
+	Reason error
+	// Detail says what was wrong, where, and what was expected. It repeats no more than 64 bytes of the input.
+	Detail string
+}
+
+func (e *InputError) Error() string { return e.Reason.Error() + ": " + e.Detail }
+
+// Unwrap makes errors.Is(err, Reason) hold.
+func (e *InputError) Unwrap() error { return e.Reason }
+
+// Role is one entry of `roles` in the configuration.
+type Role struct {
+	// Name is ^[a-z0-9][a-z0-9_-]{0,62}$ and unique.
+	Name string `yaml:"name"`
+	// Description is shown to those who may use the role. Optional, at most 256 bytes.
+	Description string `yaml:"description"`
+	// When is a CEL expression of type bool over `identity`; required. An error while it is evaluated (an attribute
+	// that this identity lacks, the cost limit) is a no.
+	When string `yaml:"when"`
+	// Exchanger names the entry of `exchangers` that credentials come from. Required.
+	Exchanger string `yaml:"exchanger"`
+	// Policies are the MinIO policies that the credentials carry, each of the exchanger's `allowed_policies`.
+	Policies []string `yaml:"policies"`
+	// SessionPolicy is an IAM policy document (JSON) that bounds the credentials further; optional. In its strings
+	// `{{subject}}`, `{{tenant}}`, `{{role}}` and `{{attrs.NAME}}` stand for values of the identity.
+	SessionPolicy string `yaml:"session_policy"`
+	// TTL bounds how long credentials of this role live.
+	TTL TTL `yaml:"ttl"`
+
+	// Source says where the role is written ("broker.yaml:41"). It is the audit log's `rule`.
+	Source string `yaml:"-"`
+}
+
+// TTL bounds a credential's life. All values are whole seconds.
+type TTL struct {
+	// Default is the life when the caller asks for none. Zero means 15 minutes, or Max if that is less.
+	Default time.Duration `yaml:"default"`
+	// Max is the longest life; what a caller asks beyond it is cut to it. Zero means 1 hour.
+	Max time.Duration `yaml:"max"`
+	// Min is the least life left when credentials are handed out; a caller that asks for less is refused.
+	// Zero means 1 minute, or Default if that is less.
+	Min time.Duration `yaml:"min"`
+	// WithinProof ends the credentials no later than the proof they were issued for.
+	WithinProof bool `yaml:"within_proof"`
+}
+
+// Backend is what an exchanger honours of a grant. A role that needs more is a fault.
+type Backend struct {
+	// AllowedPolicies are the policy names the exchanger may ask for; nil if it honours no role policies.
+	AllowedPolicies []string
+	// SessionPolicyBytes is the largest session policy, in bytes of compact JSON; 0 if none is honoured.
+	SessionPolicyBytes int
+	// MinTTL and MaxTTL bound the life that the back-end grants; zero MaxTTL means no bound.
+	MinTTL, MaxTTL time.Duration
+}
+
+// Wanted is what the caller asks for.
+type Wanted struct {
+	Role string
+	// Policy is the caller's narrowing policy, an IAM policy document in JSON; empty if it wants none.
+	Policy string
+	// TTL is the life asked for; zero if the caller leaves it to the role.
+	TTL time.Duration
+	// Now is the time of the decision.
+	Now time.Time
+}
+
+// Grant is what an identity gets. Everything in it but TTL is independent of the clock.
+type Grant struct {
+	Role string
+	// Rule says where the rule that allowed it is written.
+	Rule      string
+	Exchanger string
+	// Policies are sorted and without duplicates.
+	Policies []string
+	// SessionPolicy is compact JSON, or empty.
+	SessionPolicy string
+	// Bound is the life asked for or configured, after the role's maximum: it does not move with the clock.
+	Bound time.Duration
+	// TTL is the life to mint now: Bound, cut to the proof's remaining life where the role says so.
+	TTL time.Duration
+	// Min is the least life left at hand-out.
+	Min time.Duration
+	// WithinProof says that credentials must not outlive the proof.
+	WithinProof bool
+}
+
+// Fault is one thing wrong with the configuration of roles.
+type Fault struct {
+	// Path is the key, as in "roles[2].ttl.max".
+	Path string
+	// Problem says what is wrong and what was expected.
+	Problem string
+}
+
+// Faults is every fault of a set of roles.
+type Faults []Fault
+
+func (f Faults) Error() string {
+	lines := make([]string, len(f))
+	for i, fault := range f {
+		lines[i] = fmt.Sprintf("%s: %s", fault.Path, fault.Problem)
+	}
+	return strings.Join(lines, "\n")
+}
