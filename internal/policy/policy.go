@@ -40,15 +40,20 @@ type Role struct {
 	Name string `yaml:"name"`
 	// Description is shown to those who may use the role. Optional, at most 256 bytes.
 	Description string `yaml:"description"`
-	// When is a CEL expression of type bool over `identity`; required. An error while it is evaluated (an attribute
-	// that this identity lacks, the cost limit) is a no.
+	// When is a CEL expression of type bool over `identity`, at most 4096 bytes; required. `identity` has the strings
+	// kind, issuer, tenant and subject, attrs (name → list of strings) and actor (an identity, or null). A misspelt
+	// field is a fault. An error while it is evaluated (an attribute that this identity lacks, the cost limit) is a no.
+	// The pattern of matches() must be a literal that matches the whole text: "^(a|b)$".
 	When string `yaml:"when"`
 	// Exchanger names the entry of `exchangers` that credentials come from. Required.
 	Exchanger string `yaml:"exchanger"`
-	// Policies are the MinIO policies that the credentials carry, each of the exchanger's `allowed_policies`.
+	// Policies are the MinIO policies that the credentials carry, each of the exchanger's `allowed_policies`; at most 32.
 	Policies []string `yaml:"policies"`
-	// SessionPolicy is an IAM policy document (JSON) that bounds the credentials further; optional. In its strings
-	// `{{subject}}`, `{{tenant}}`, `{{role}}` and `{{attrs.NAME}}` stand for values of the identity.
+	// SessionPolicy is an IAM policy document (JSON, as iam.ParseTemplate takes it) that bounds the credentials further;
+	// optional. In its resources and condition values `{{subject}}`, `{{tenant}}`, `{{role}}` and `{{attrs.NAME}}` stand
+	// for values of the identity. A value is 1 to 128 of A-Z a-z 0-9 . _ @ = + - and not "." or ".."; an attribute that
+	// is a path may be several of them with single slashes between, 1024 bytes in all; an attribute must have exactly
+	// one value. Otherwise the identity is denied the role.
 	SessionPolicy string `yaml:"session_policy"`
 	// TTL bounds how long credentials of this role live.
 	TTL TTL `yaml:"ttl"`
@@ -61,7 +66,8 @@ type Role struct {
 type TTL struct {
 	// Default is the life when the caller asks for none. Zero means 15 minutes, or Max if that is less.
 	Default time.Duration `yaml:"default"`
-	// Max is the longest life; what a caller asks beyond it is cut to it. Zero means 1 hour.
+	// Max is the longest life; what a caller asks beyond it is cut to it. Zero means 1 hour; 12 hours is the
+	// most there is.
 	Max time.Duration `yaml:"max"`
 	// Min is the least life left when credentials are handed out; a caller that asks for less is refused.
 	// Zero means 1 minute, or Default if that is less.

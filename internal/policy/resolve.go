@@ -1,0 +1,135 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/credbroker/credbroker/internal/attest"
+	"github.com/credbroker/credbroker/internal/policy/iam"
+)
+
+// maxAskedTTL is a year, the most that any STS takes; a caller that asks for more has mistaken the unit.
+const maxAskedTTL = 31_536_000 * time.Second
+
+var errNotAllowed = fmt.Errorf("%w: there is no such role, or its condition is false", ErrDenied)
+
+// Resolve decides what the identity gets.
+//
+// Its errors are ErrDenied, with a cause for the log alone, or an [InputError]. A role that doesn't exist and one whose
+// condition is false take the same path to the same error. A condition that can't be evaluated, a value that may not
+// enter the session policy, and a session policy that these values make too large are denials as well: they are no
+// fault in what the caller sent.
+func (r *Rules) Resolve(id attest.Identity, w Wanted) (Grant, error) {
+	role, ok := r.roles[w.Role]
+	if !ok {
+		role = r.nobody
+	}
+	if err := role.admit(&id); err != nil {
+		return Grant{}, err
+	}
+	bound, err := role.bound(w.TTL)
+	if err != nil {
+		return Grant{}, err
+	}
+	ttl, err := role.life(bound, id.Expires.Sub(w.Now))
+	if err != nil {
+		return Grant{}, err
+	}
+	session, err := role.sessionPolicy(&id, w.Policy)
+	if err != nil {
+		return Grant{}, err
+	}
+	return Grant{
+		Role:          role.Name,
+		Rule:          role.Source,
+		Exchanger:     role.Exchanger,
+		Policies:      slices.Clone(role.Policies),
+		SessionPolicy: session,
+		Bound:         bound,
+		TTL:           ttl,
+		Min:           role.TTL.Min,
+		WithinProof:   role.TTL.WithinProof,
+	}, nil
+}
+
+// admit returns nil if the identity may use the role.
+func (r *role) admit(id *attest.Identity) error {
+	ok, err := r.when.holds(id)
+	if err != nil {
+		return fmt.Errorf("%w: the condition of role %s: %w", ErrDenied, r.Name, err)
+	}
+	if !ok {
+		return errNotAllowed
+	}
+	return nil
+}
+
+// bound is the life asked for, or the role's default, cut to the role's maximum.
+func (r *role) bound(asked time.Duration) (time.Duration, error) {
+	switch {
+	case asked == 0:
+		return r.TTL.Default, nil
+	case asked < 0 || asked%time.Second != 0 || asked > maxAskedTTL:
+		return 0, ttlError("%s; expected whole seconds, up to %d of them", asked, maxAskedTTL/time.Second)
+	case asked < r.TTL.Min:
+		return 0, ttlError("%s; the role hands out no less than %s", asked, r.TTL.Min)
+	}
+	return min(asked, r.TTL.Max), nil
+}
+
+// life is bound, cut to what is left of the proof where the role says so.
+func (r *role) life(bound, proofLeft time.Duration) (time.Duration, error) {
+	if !r.TTL.WithinProof {
+		return bound, nil
+	}
+	left := max(proofLeft, 0).Truncate(time.Second)
+	if left < r.TTL.Min {
+		return 0, ttlError("the proof ends in %s; the role hands out no less than %s", left, r.TTL.Min)
+	}
+	return min(bound, left), nil
+}
+
+func ttlError(format string, args ...any) error {
+	return &InputError{Reason: ErrInvalidTTL, Detail: fmt.Sprintf(format, args...)}
+}
+
+// sessionPolicy is the role's rendered session policy, or what the caller narrows it to.
+//
+// Without a template the caller's policy goes to the back-end as it is, rebuilt: there it is intersected with the role's
+// policies. With one, it takes the template's place, so it must be contained in it. The two are never put together: the
+// Allows of both would add up.
+func (r *role) sessionPolicy(id *attest.Identity, wanted string) (string, error) {
+	var doc iam.Document
+	var text string
+	if r.template != nil {
+		var err error
+		if doc, text, err = r.template.render(id); err != nil {
+			return "", fmt.Errorf("%w: the session policy of role %s: %w", ErrDenied, r.Name, err)
+		}
+	}
+	if wanted == "" {
+		return text, nil
+	}
+	if r.sessionPolicyBytes == 0 {
+		return "", &InputError{ErrInvalidPolicy, "this role takes none"}
+	}
+	narrowed, err := iam.Parse(wanted)
+	switch {
+	case errors.Is(err, iam.ErrTooLarge):
+		return "", &InputError{ErrPolicyTooLarge, err.Error()}
+	case err != nil:
+		return "", &InputError{ErrInvalidPolicy, err.Error()}
+	}
+	narrowedText := narrowed.String()
+	if n := len(narrowedText); n > r.sessionPolicyBytes {
+		return "", &InputError{ErrPolicyTooLarge, fmt.Sprintf("%d bytes in canonical form, expected at most %d", n, r.sessionPolicyBytes)}
+	}
+	if r.template != nil {
+		if err := iam.Contains(doc, narrowed); err != nil {
+			return "", &InputError{ErrPolicyWider, err.Error()}
+		}
+	}
+	return narrowedText, nil
+}

@@ -1,0 +1,231 @@
+package policy
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/credbroker/credbroker/internal/policy/iam"
+)
+
+// Bounds of a set of roles.
+const (
+	maxRoles            = 20_000
+	maxPoliciesPerRole  = 32
+	maxDescriptionBytes = 256
+	// maxTTL is the longest life that AWS STS grants; nothing here is meant to live longer, whatever a back-end takes.
+	maxTTL = 43_200 * time.Second
+
+	defaultMaxTTL = time.Hour
+	defaultTTL    = 15 * time.Minute
+	defaultMinTTL = time.Minute
+)
+
+var roleName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+
+// ValidRoleName reports whether name matches ^[a-z0-9][a-z0-9_-]{0,62}$.
+func ValidRoleName(name string) bool { return roleName.MatchString(name) }
+
+// Rules are compiled roles. They never change and are safe for concurrent use.
+type Rules struct {
+	roles  map[string]*role
+	sorted []*role
+	// nobody stands in for every role that doesn't exist: its condition is evaluated and is false.
+	nobody  *role
+	env     whenEnv
+	version string
+}
+
+// role is a Role with its defaults filled in and its texts compiled.
+type role struct {
+	Role
+	when condition
+	// template is nil if the role has no session policy.
+	template *template
+	// sessionPolicyBytes is the largest session policy the back-end takes; 0 if it takes none.
+	sessionPolicyBytes int
+}
+
+// Compile compiles roles against what each exchanger honours. Its error is a [Faults] with every fault there is; one
+// faulty role makes the whole set unusable.
+func Compile(roles []Role, backends map[string]Backend) (*Rules, error) {
+	if len(roles) > maxRoles {
+		return nil, Faults{{Path: "roles", Problem: fmt.Sprintf("%d of them, expected at most %d", len(roles), maxRoles)}}
+	}
+	env, err := newWhenEnv()
+	if err != nil {
+		return nil, fmt.Errorf("set up CEL: %w", err)
+	}
+	nobody, err := env.compile("identity.subject != identity.subject")
+	if err != nil {
+		return nil, fmt.Errorf("set up CEL: %w", err)
+	}
+	r := &Rules{roles: make(map[string]*role, len(roles)), nobody: &role{when: nobody}, env: env}
+	c := compiler{env: env, backends: backends, names: make(map[string]string, len(roles))}
+	for i, in := range roles {
+		compiled := c.role(fmt.Sprintf("roles[%d]", i), in)
+		r.roles[in.Name] = compiled
+		r.sorted = append(r.sorted, compiled)
+	}
+	if len(c.faults) > 0 {
+		return nil, c.faults
+	}
+	slices.SortFunc(r.sorted, func(a, b *role) int { return strings.Compare(a.Name, b.Name) })
+	r.version = r.hash()
+	return r, nil
+}
+
+// Version tells sets of rules apart: 16 hex digits of a SHA-256 over all that they say. It is the same wherever the
+// rules were loaded, and in whatever order they are written.
+func (r *Rules) Version() string { return r.version }
+
+// Len is the number of roles.
+func (r *Rules) Len() int { return len(r.roles) }
+
+func (r *Rules) hash() string {
+	h := sha256.New()
+	for _, role := range r.sorted {
+		session := ""
+		if role.template != nil {
+			session = role.template.doc.String()
+		}
+		fmt.Fprintf(h, "%q %q %q %q %q %q %d %d %d %t\n", role.Name, role.Description, role.When, role.Exchanger, role.Policies,
+			session, role.TTL.Default, role.TTL.Max, role.TTL.Min, role.TTL.WithinProof)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// compiler compiles roles one by one and collects their faults.
+type compiler struct {
+	env      whenEnv
+	backends map[string]Backend
+	names    map[string]string // role name → path of the role that has it
+	faults   Faults
+}
+
+func (c *compiler) fault(path, format string, args ...any) {
+	c.faults = append(c.faults, Fault{Path: path, Problem: fmt.Sprintf(format, args...)})
+}
+
+func (c *compiler) role(path string, in Role) *role {
+	out := &role{Role: in}
+	out.Policies = slices.Sorted(slices.Values(in.Policies))
+	c.name(path+".name", in.Name)
+	if len(in.Description) > maxDescriptionBytes {
+		c.fault(path+".description", "%d bytes, expected at most %d", len(in.Description), maxDescriptionBytes)
+	}
+	if in.When == "" {
+		c.fault(path+".when", `it is required; "true" lets every verified identity in`)
+	} else {
+		var err error
+		if out.when, err = c.env.compile(in.When); err != nil {
+			c.fault(path+".when", "%v", err)
+		}
+	}
+	backend, ok := c.backends[in.Exchanger]
+	if !ok {
+		c.fault(path+".exchanger", "no exchanger %q; the configured ones are: %s", in.Exchanger,
+			strings.Join(slices.Sorted(maps.Keys(c.backends)), ", "))
+		// What follows says what is wrong by itself, whatever the exchanger.
+		backend = Backend{AllowedPolicies: in.Policies, SessionPolicyBytes: iam.MaxBytes}
+	} else {
+		c.policies(path+".policies", in.Policies, backend)
+	}
+	out.sessionPolicyBytes = backend.SessionPolicyBytes
+	if in.SessionPolicy != "" {
+		out.template = c.template(path+".session_policy", in, backend)
+	}
+	out.TTL = c.ttl(path+".ttl", in.TTL, backend)
+	return out
+}
+
+func (c *compiler) name(path, name string) {
+	if !ValidRoleName(name) {
+		c.fault(path, "%.64q does not match %s", name, roleName)
+		return
+	}
+	if first, taken := c.names[name]; taken {
+		c.fault(path, "%q is the name of %s already", name, first)
+		return
+	}
+	c.names[name] = strings.TrimSuffix(path, ".name")
+}
+
+func (c *compiler) policies(path string, policies []string, backend Backend) {
+	switch {
+	case len(policies) > maxPoliciesPerRole:
+		c.fault(path, "%d of them, expected at most %d", len(policies), maxPoliciesPerRole)
+		return
+	case len(policies) == 0 && backend.AllowedPolicies != nil:
+		c.fault(path, "the exchanger needs at least one policy")
+	case len(policies) > 0 && backend.AllowedPolicies == nil:
+		c.fault(path, "the exchanger honours no policies; expected none")
+		return
+	}
+	for i, p := range policies {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		if !slices.Contains(backend.AllowedPolicies, p) {
+			c.fault(at, "%.128q is not among the exchanger's allowed_policies: %s", p, strings.Join(backend.AllowedPolicies, ", "))
+		} else if slices.Contains(policies[:i], p) {
+			c.fault(at, "%q stands there already", p)
+		}
+	}
+}
+
+func (c *compiler) template(path string, in Role, backend Backend) *template {
+	if backend.SessionPolicyBytes == 0 {
+		c.fault(path, "the exchanger honours no session policy; expected none")
+		return nil
+	}
+	t, err := parseTemplate(in.SessionPolicy, in.Name, backend.SessionPolicyBytes)
+	if err != nil {
+		c.fault(path, "%v", err)
+	}
+	return t
+}
+
+// ttl checks the bounds and fills in the defaults.
+func (c *compiler) ttl(path string, ttl TTL, backend Backend) TTL {
+	before := len(c.faults)
+	for _, v := range []struct {
+		key string
+		d   time.Duration
+	}{{".default", ttl.Default}, {".max", ttl.Max}, {".min", ttl.Min}} {
+		if v.d < 0 || v.d%time.Second != 0 {
+			c.fault(path+v.key, "%s; expected whole seconds", v.d)
+		}
+	}
+	if len(c.faults) > before {
+		return ttl
+	}
+	if ttl.Max == 0 {
+		ttl.Max = defaultMaxTTL
+	}
+	if ttl.Default == 0 {
+		ttl.Default = min(defaultTTL, ttl.Max)
+	}
+	if ttl.Min == 0 {
+		ttl.Min = min(defaultMinTTL, ttl.Default)
+	}
+	if ttl.Max > maxTTL {
+		c.fault(path+".max", "%s; expected at most %s", ttl.Max, maxTTL)
+	}
+	if backend.MaxTTL > 0 && ttl.Max > backend.MaxTTL {
+		c.fault(path+".max", "%s; the exchanger grants at most %s", ttl.Max, backend.MaxTTL)
+	}
+	if ttl.Default > ttl.Max {
+		c.fault(path+".default", "%s; expected at most ttl.max, which is %s", ttl.Default, ttl.Max)
+	}
+	if ttl.Min > ttl.Default {
+		c.fault(path+".min", "%s; expected at most ttl.default, which is %s", ttl.Min, ttl.Default)
+	}
+	if ttl.Min < backend.MinTTL {
+		c.fault(path+".min", "%s; the exchanger grants no less than %s", ttl.Min, backend.MinTTL)
+	}
+	return ttl
+}
