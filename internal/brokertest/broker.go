@@ -1,0 +1,272 @@
+package brokertest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Broker is a real broker: the program, built with the race detector, in a process of its own on loopback.
+type Broker struct {
+	// HTTP and Ops are base URLs; GRPC is host:port; Socket is the admin socket.
+	HTTP, Ops, GRPC, Socket string
+	// ConfigFile, AuditFile and LogFile are the files it reads and writes. The log file holds standard output and error
+	// of all its runs.
+	ConfigFile, AuditFile, LogFile string
+
+	t       testing.TB
+	program string
+	env     []string
+	cmd     *exec.Cmd
+	exited  chan error
+}
+
+// BrokerOptions say what differs from an ordinary broker.
+type BrokerOptions struct {
+	// Config is the configuration file's text. Listeners, issuer.url and audit.path come by environment.
+	Config string
+	// Env are further variables.
+	Env []string
+}
+
+// NewBroker prepares a broker with ports of its own and doesn't start it, so that its URL can be used first.
+func NewBroker(t testing.TB, opts BrokerOptions) *Broker {
+	t.Helper()
+	dir := t.TempDir()
+	ports := FreePorts(t, 3)
+	b := &Broker{
+		HTTP:       fmt.Sprintf("http://127.0.0.1:%d", ports[0]),
+		GRPC:       fmt.Sprintf("127.0.0.1:%d", ports[1]),
+		Ops:        fmt.Sprintf("http://127.0.0.1:%d", ports[2]),
+		Socket:     filepath.Join(socketDir(t), "admin.sock"),
+		ConfigFile: filepath.Join(dir, "broker.yaml"),
+		AuditFile:  filepath.Join(dir, "audit.jsonl"),
+		LogFile:    filepath.Join(dir, "broker.log"),
+		t:          t,
+		program:    BrokerProgram(t),
+	}
+	b.env = append(os.Environ(),
+		"CREDBROKER__ISSUER__URL="+b.HTTP,
+		"CREDBROKER__LISTENERS__HTTP__ADDRESS="+strings.TrimPrefix(b.HTTP, "http://"),
+		"CREDBROKER__LISTENERS__GRPC__ADDRESS="+b.GRPC,
+		"CREDBROKER__LISTENERS__METRICS__ADDRESS="+strings.TrimPrefix(b.Ops, "http://"),
+		"CREDBROKER__LISTENERS__ADMIN__SOCKET="+b.Socket,
+		"CREDBROKER__AUDIT__PATH="+b.AuditFile,
+	)
+	b.env = append(b.env, opts.Env...)
+	b.WriteConfig(opts.Config)
+	t.Cleanup(func() {
+		b.Stop()
+		if t.Failed() {
+			t.Logf("broker log:\n%s", tail(b.Log(), 8<<10))
+		}
+	})
+	return b
+}
+
+// StartBroker is NewBroker and Start.
+func StartBroker(t testing.TB, opts BrokerOptions) *Broker {
+	t.Helper()
+	b := NewBroker(t, opts)
+	b.Start()
+	return b
+}
+
+// WriteConfig replaces the configuration file, in one step as an editor or ConfigMap does.
+func (b *Broker) WriteConfig(text string) {
+	b.t.Helper()
+	next := b.ConfigFile + ".next"
+	if err := os.WriteFile(next, []byte(text), 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := os.Rename(next, b.ConfigFile); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// Start runs the broker and waits until it is ready. It may be called again after Stop: ports and files stay.
+func (b *Broker) Start() {
+	b.t.Helper()
+	log, err := os.OpenFile(b.LogFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer log.Close()
+	b.cmd = exec.Command(b.program, "serve", "--config", b.ConfigFile)
+	b.cmd.Env = b.env
+	b.cmd.Stdout, b.cmd.Stderr = log, log
+	b.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := b.cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	b.exited = make(chan error, 1)
+	go func(cmd *exec.Cmd, exited chan error) { exited <- cmd.Wait() }(b.cmd, b.exited)
+	Eventually(b.t, 20*time.Second, "broker ready", func() error {
+		select {
+		case err := <-b.exited:
+			b.exited <- err
+			b.t.Fatalf("broker ended: %v\n%s", err, tail(b.Log(), 8<<10))
+		default:
+		}
+		status, body, err := Get(b.Ops + "/readyz")
+		if err != nil {
+			return err
+		}
+		if status != http.StatusOK {
+			return fmt.Errorf("/readyz says %d: %s", status, body)
+		}
+		return nil
+	})
+}
+
+// Signal sends a signal to the broker's process.
+func (b *Broker) Signal(sig os.Signal) {
+	b.t.Helper()
+	if err := b.cmd.Process.Signal(sig); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// Stop ends the broker with SIGTERM and waits for it. Stopping twice is fine.
+func (b *Broker) Stop() {
+	if b.cmd == nil {
+		return
+	}
+	_ = b.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-b.exited:
+	case <-time.After(30 * time.Second):
+		_ = b.cmd.Process.Kill()
+		<-b.exited
+		b.t.Errorf("the broker did not stop within 30 s of SIGTERM")
+	}
+	b.cmd = nil
+}
+
+// Log is what the broker has printed so far.
+func (b *Broker) Log() string {
+	data, err := os.ReadFile(b.LogFile)
+	if err != nil {
+		return ""
+	}
+	return string(data)
+}
+
+// Audit is the audit log so far, a line each.
+func (b *Broker) Audit() []string {
+	data, err := os.ReadFile(b.AuditFile)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSuffix(string(data), "\n"), "\n")
+}
+
+var program struct {
+	once sync.Once
+	path string
+	err  error
+}
+
+// BrokerProgram builds the broker with the race detector, once for each test binary, and returns its path.
+func BrokerProgram(t testing.TB) string {
+	t.Helper()
+	program.once.Do(func() {
+		dir, err := os.MkdirTemp("", "credbroker-test-")
+		if err != nil {
+			program.err = err
+			return
+		}
+		program.path = filepath.Join(dir, "broker")
+		cmd := exec.Command("go", "build", "-race", "-o", program.path, "./cmd/broker")
+		cmd.Dir = ModuleRoot(t)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			program.err = fmt.Errorf("go build: %w\n%s", err, out)
+		}
+	})
+	if program.err != nil {
+		t.Fatal(program.err)
+	}
+	return program.path
+}
+
+// RemoveBrokerProgram removes what BrokerProgram built; call it at the end of TestMain.
+func RemoveBrokerProgram() {
+	if program.path != "" {
+		_ = os.RemoveAll(filepath.Dir(program.path))
+	}
+}
+
+// FreePorts returns n TCP ports of 127.0.0.1 that nobody listens on.
+func FreePorts(t testing.TB, n int) []int {
+	t.Helper()
+	ports := make([]int, n)
+	for i := range ports {
+		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		ports[i] = l.Addr().(*net.TCPAddr).Port
+	}
+	return ports
+}
+
+// Eventually calls check until it returns nil, and fails the test with its last error after the deadline.
+func Eventually(t testing.TB, within time.Duration, what string, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %s: %v", what, within, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// Get fetches a URL.
+func Get(url string) (status int, body string, err error) {
+	client := http.Client{Timeout: 5 * time.Second}
+	resp, err := client.Get(url)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	return resp.StatusCode, string(data), err
+}
+
+// socketDir is a directory with a short path: a Unix socket's path is limited to 107 bytes.
+func socketDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("", "cb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+func tail(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	s = s[len(s)-n:]
+	if i := bytes.IndexByte([]byte(s), '\n'); i >= 0 {
+		s = s[i+1:]
+	}
+	return "...\n" + s
+}

@@ -1,0 +1,197 @@
+package brokertest
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+)
+
+// ClientID is the OpenID client ID that test servers are configured with.
+const ClientID = "credbroker"
+
+// MinIO is a real MinIO server in a process of its own on loopback.
+type MinIO struct {
+	// Endpoint is its URL.
+	Endpoint string
+	// LogFile holds what all its runs printed.
+	LogFile string
+
+	t                      testing.TB
+	program, mc, dir       string
+	address, user, secret  string
+	clientSecret, discover string
+	cmd                    *exec.Cmd
+	exited                 chan error
+}
+
+// MinIOOptions say what differs from a well-configured MinIO.
+type MinIOOptions struct {
+	// IssuerURL is the OIDC issuer it trusts.
+	IssuerURL string
+	// NoClientSecret leaves out MINIO_IDENTITY_OPENID_CLIENT_SECRET, which makes it accept forged tokens.
+	NoClientSecret bool
+}
+
+// NewMinIO prepares a server with a port and data of its own and doesn't start it.
+func NewMinIO(t testing.TB, opts MinIOOptions) *MinIO {
+	t.Helper()
+	dir := t.TempDir()
+	m := &MinIO{
+		t: t, program: Tool(t, "minio"), mc: Tool(t, "mc"), dir: dir, LogFile: filepath.Join(dir, "minio.log"),
+		address: fmt.Sprintf("127.0.0.1:%d", FreePorts(t, 1)[0]), user: "root-" + random(4), secret: random(16),
+		discover: opts.IssuerURL + "/.well-known/openid-configuration",
+	}
+	m.Endpoint = "http://" + m.address
+	if !opts.NoClientSecret {
+		m.clientSecret = random(32)
+	}
+	t.Cleanup(func() {
+		m.Stop()
+		if t.Failed() {
+			log, _ := os.ReadFile(m.LogFile)
+			t.Logf("MinIO log:\n%s", tail(string(log), 4<<10))
+		}
+	})
+	return m
+}
+
+// StartMinIO is NewMinIO and Start.
+func StartMinIO(t testing.TB, opts MinIOOptions) *MinIO {
+	t.Helper()
+	m := NewMinIO(t, opts)
+	m.Start()
+	return m
+}
+
+// Launch starts the process and doesn't wait until it serves: without an issuer that answers, it won't in full.
+func (m *MinIO) Launch() {
+	m.t.Helper()
+	log, err := os.OpenFile(m.LogFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer log.Close()
+	m.cmd = exec.Command(m.program, "server", "--quiet", "--address", m.address, filepath.Join(m.dir, "data"))
+	m.cmd.Env = append(os.Environ(),
+		"MINIO_ROOT_USER="+m.user, "MINIO_ROOT_PASSWORD="+m.secret, "MINIO_BROWSER=off",
+		"MINIO_IDENTITY_OPENID_CONFIG_URL="+m.discover,
+		"MINIO_IDENTITY_OPENID_CLIENT_ID="+ClientID,
+		"MINIO_IDENTITY_OPENID_CLAIM_NAME=policy",
+	)
+	if m.clientSecret != "" {
+		m.cmd.Env = append(m.cmd.Env, "MINIO_IDENTITY_OPENID_CLIENT_SECRET="+m.clientSecret)
+	}
+	m.cmd.Stdout, m.cmd.Stderr = log, log
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := m.cmd.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.exited = make(chan error, 1)
+	go func(cmd *exec.Cmd, exited chan error) { exited <- cmd.Wait() }(m.cmd, m.exited)
+}
+
+// Start launches the server and waits until its IAM answers. It may be called again after Stop: port and data stay.
+func (m *MinIO) Start() {
+	m.t.Helper()
+	m.Launch()
+	m.WaitReady()
+}
+
+// WaitReady waits until the server's IAM answers.
+func (m *MinIO) WaitReady() {
+	m.t.Helper()
+	Eventually(m.t, 60*time.Second, "MinIO ready", func() error {
+		select {
+		case err := <-m.exited:
+			m.exited <- err
+			m.t.Fatalf("MinIO ended: %v", err)
+		default:
+		}
+		// IAM is up once the STS refuses for a reason of its own: 4xx and no "try again".
+		resp, err := http.PostForm(m.Endpoint, map[string][]string{"Action": {"AssumeRoleWithWebIdentity"}, "Version": {"2011-06-15"}, "WebIdentityToken": {"x"}})
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode >= 500 {
+			return fmt.Errorf("the STS says %s", resp.Status)
+		}
+		return nil
+	})
+}
+
+// Stop kills the server and waits for its end. Stopping twice is fine.
+func (m *MinIO) Stop() {
+	if m.cmd == nil {
+		return
+	}
+	_ = m.cmd.Process.Kill()
+	<-m.exited
+	m.cmd = nil
+}
+
+// MC runs the MinIO client with root's key under the alias `root` and returns what it printed.
+func (m *MinIO) MC(args ...string) string {
+	m.t.Helper()
+	cmd := exec.Command(m.mc, append([]string{"--config-dir", filepath.Join(m.dir, "mc"), "--no-color"}, args...)...)
+	cmd.Env = append(os.Environ(), fmt.Sprintf("MC_HOST_root=http://%s:%s@%s", m.user, m.secret, m.address))
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		m.t.Fatalf("mc %s: %v\n%s", strings.Join(args, " "), err, out.String())
+	}
+	return out.String()
+}
+
+// MakeBucket makes a bucket.
+func (m *MinIO) MakeBucket(name string) {
+	m.t.Helper()
+	m.MC("mb", "--ignore-existing", "root/"+name)
+}
+
+// PutPolicy makes a policy of an IAM document.
+func (m *MinIO) PutPolicy(name, document string) {
+	m.t.Helper()
+	file := filepath.Join(m.dir, name+".json")
+	if err := os.WriteFile(file, []byte(document), 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	m.MC("admin", "policy", "create", "root", name, file)
+}
+
+// Client is an S3 client with the given credentials.
+func (m *MinIO) Client(accessKey, secretKey, sessionToken string) *minio.Client {
+	m.t.Helper()
+	c, err := minio.New(m.address, &minio.Options{
+		Creds: credentials.NewStaticV4(accessKey, secretKey, sessionToken), Region: "us-east-1", MaxRetries: 1,
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return c
+}
+
+// Root is an S3 client with root's key.
+func (m *MinIO) Root() *minio.Client { return m.Client(m.user, m.secret, "") }
+
+// Secrets are the keys that nobody but MinIO and its operator may ever see.
+func (m *MinIO) Secrets() []string { return []string{m.secret, m.clientSecret} }
+
+// random returns n random bytes in hex.
+func random(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b)
+	return hex.EncodeToString(b)
+}

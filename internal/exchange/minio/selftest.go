@@ -1,0 +1,219 @@
+package minio
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/credbroker/credbroker/internal/exchange"
+	"github.com/credbroker/credbroker/internal/secret"
+)
+
+// How often Run tests, by what the last test said.
+const (
+	testEvery         = 10 * time.Minute
+	testEveryUnknown  = time.Second
+	testEveryAccepted = 5 * time.Second
+)
+
+// verdict is what is known of how a MinIO treats forged tokens.
+type verdict int
+
+const (
+	// unknown: it could not be asked, was still starting, or answered something else.
+	unknown verdict = iota
+	// refused: it refused the forged token for its signature or key.
+	refused
+	// accepted: the forged token's signature passed.
+	accepted
+)
+
+// selfTest keeps the verdict. One test runs at a time.
+type selfTest struct {
+	running chan struct{} // a lock that can be waited for with a context
+
+	mu      sync.Mutex
+	verdict verdict
+	odd     bool   // the last answer wasn't understood
+	detail  string // what the last answer was, where it told nothing
+	count   int    // tests that were made
+	lastAt  time.Time
+}
+
+func newSelfTest() selfTest {
+	return selfTest{running: make(chan struct{}, 1), detail: "not asked yet"}
+}
+
+// Run tests the server now and again until ctx ends.
+func (x *Exchanger) Run(ctx context.Context) {
+	defer x.transport.CloseIdleConnections()
+	tick := time.NewTicker(testEveryUnknown)
+	defer tick.Stop()
+	for {
+		if x.selfTest.due(time.Now()) {
+			x.testUnlessTested(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// AcceptsForgedTokens says whether the last test that was answered ended with the forged token accepted.
+func (x *Exchanger) AcceptsForgedTokens() bool { return x.selfTest.current() == accepted }
+
+// ensureSafe returns nil if the server is known to refuse forged tokens, and asks it if nothing is known.
+func (x *Exchanger) ensureSafe(ctx context.Context) error {
+	if x.selfTest.current() == unknown {
+		x.testUnlessTested(ctx)
+	}
+	s := &x.selfTest
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.verdict == refused:
+		return nil
+	case s.verdict == accepted:
+		return fmt.Errorf("%w: MinIO accepts forged tokens: set MINIO_IDENTITY_OPENID_CLIENT_SECRET", exchange.ErrUnsafe)
+	case s.odd:
+		return fmt.Errorf("%w: MinIO's answer to a forged token wasn't understood: %s", exchange.ErrUnsafe, s.detail)
+	default:
+		return fmt.Errorf("%w: self-test: %s", exchange.ErrUnavailable, s.detail)
+	}
+}
+
+// testUnlessTested tests the server; whoever had to wait for another's test takes that one's word.
+func (x *Exchanger) testUnlessTested(ctx context.Context) {
+	before := x.selfTest.tests()
+	select {
+	case x.selfTest.running <- struct{}{}:
+		defer func() { <-x.selfTest.running }()
+	case <-ctx.Done():
+		return
+	}
+	if x.selfTest.tests() != before {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, x.cfg.Timeout)
+	defer cancel()
+	x.selfTest.note(x.ask(ctx))
+}
+
+// ask shows the server a token that anyone could have forged where MinIO runs without a client secret: signed by HMAC with
+// the empty key, under the client ID for a key ID. It names a policy that doesn't exist, so that it could do nothing.
+func (x *Exchanger) ask(ctx context.Context) (v verdict, odd bool, detail string) {
+	token, err := forge(x.cfg.ClientID, time.Now())
+	if err != nil {
+		return unknown, false, err.Error()
+	}
+	_, f := x.assumeRole(ctx, token, "", exchange.Correlation{})
+	switch {
+	case f == nil:
+		return accepted, false, ""
+	case f.status == 0 || f.status >= 500 || f.status == http.StatusTooManyRequests:
+		return unknown, false, f.String()
+	case strings.Contains(f.message, "None of the given policies"):
+		return accepted, false, ""
+	case f.status >= 400 && refusesSignature(f.message):
+		return refused, false, ""
+	default:
+		return unknown, true, f.String()
+	}
+}
+
+// refusesSignature knows what MinIO says of a token whose signature or key doesn't hold.
+func refusesSignature(message string) bool {
+	for _, words := range []string{"signature is invalid", "token is unverifiable", "key is of invalid type"} {
+		if strings.Contains(message, words) {
+			return true
+		}
+	}
+	return false
+}
+
+func forge(clientID string, now time.Time) (secret.Secret, error) {
+	var random [16]byte
+	_, _ = rand.Read(random[:]) // crypto/rand.Read never fails
+	id := base64.RawURLEncoding.EncodeToString(random[:])
+	header, err := json.Marshal(map[string]string{"alg": "HS256", "typ": "JWT", "kid": clientID})
+	if err != nil {
+		return secret.Secret{}, err
+	}
+	claims, err := json.Marshal(map[string]any{
+		"iss": "credbroker-self-test", "sub": "credbroker-self-test-" + id, "aud": clientID,
+		"iat": now.Add(-30 * time.Second).Unix(), "exp": now.Add(time.Minute).Unix(),
+		"policy": []string{"credbroker-self-test-" + id},
+	})
+	if err != nil {
+		return secret.Secret{}, err
+	}
+	input := base64.RawURLEncoding.EncodeToString(header) + "." + base64.RawURLEncoding.EncodeToString(claims)
+	mac := hmac.New(sha256.New, nil)
+	mac.Write([]byte(input))
+	return secret.New(input + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))), nil
+}
+
+// note keeps the outcome of a test. An answer that wasn't understood takes nothing away from a refusal that was seen; a
+// server that can't be reached does: it may come back without its secret.
+func (s *selfTest) note(v verdict, odd bool, detail string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !odd || s.verdict != refused {
+		s.verdict = v
+	}
+	s.odd, s.detail = odd, detail
+	s.count++
+	s.lastAt = time.Now()
+}
+
+// forget makes the next exchange ask again.
+func (s *selfTest) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.verdict == refused {
+		s.verdict, s.detail = unknown, "to be asked again after the connection was lost"
+	}
+}
+
+func (s *selfTest) current() verdict {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.verdict
+}
+
+func (s *selfTest) tests() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.count
+}
+
+func (s *selfTest) due(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	every := map[verdict]time.Duration{unknown: testEveryUnknown, accepted: testEveryAccepted, refused: testEvery}[s.verdict]
+	return now.Sub(s.lastAt) >= every
+}
+
+func (s *selfTest) status() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.verdict == accepted:
+		return "MinIO accepts forged tokens, so nothing is issued: set MINIO_IDENTITY_OPENID_CLIENT_SECRET on it and restart it"
+	case s.odd:
+		return "MinIO's answer to the self-test wasn't understood: " + s.detail
+	case s.verdict == unknown:
+		return "not known yet whether MinIO refuses forged tokens: " + s.detail
+	}
+	return ""
+}

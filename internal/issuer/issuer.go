@@ -1,0 +1,157 @@
+// Package issuer is the broker's own OpenID Connect issuer, the one that MinIO is configured to trust.
+//
+// Its keys live in this process's memory alone. What it mints is shown to the object store and to nobody else.
+package issuer
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// Config configures an Issuer.
+type Config struct {
+	// URL is `iss`, and the base of the two documents: <URL>/.well-known/openid-configuration and <URL>/jwks.
+	URL string
+	// RotateEvery is how long a key signs. It is longer than any token lives.
+	RotateEvery time.Duration
+}
+
+// Issuer signs with one key and publishes three: the one before, the one that signs, and the next. So every key is
+// published for a whole interval before it signs and for another after.
+type Issuer struct {
+	cfg       Config
+	discovery []byte
+	keys      atomic.Pointer[keySet]
+}
+
+// keySet never changes once it is published.
+type keySet struct {
+	previous, current, next *key // previous is nil until the first rotation
+	jwks                    []byte
+}
+
+type key struct {
+	id      string // RFC 7638 thumbprint
+	private *ecdsa.PrivateKey
+	x, y    string // base64url coordinates
+}
+
+// New returns an issuer with fresh keys. It answers from the first moment and depends on nothing.
+func New(cfg Config) (*Issuer, error) {
+	discovery, err := json.Marshal(map[string]any{
+		"issuer":                                cfg.URL,
+		"jwks_uri":                              cfg.URL + "/jwks",
+		"response_types_supported":              []string{"id_token"},
+		"subject_types_supported":               []string{"public"},
+		"id_token_signing_alg_values_supported": []string{"ES256"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	current, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	next, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	i := &Issuer{cfg: cfg, discovery: discovery}
+	return i, i.publish(&keySet{current: current, next: next})
+}
+
+// Discovery is the OpenID provider configuration document (OpenID Connect Discovery 1.0, section 3). Nobody changes it.
+func (i *Issuer) Discovery() []byte { return i.discovery }
+
+// JWKS is the JWK set (RFC 7517, section 5) in force. Nobody changes it.
+func (i *Issuer) JWKS() []byte { return i.keys.Load().jwks }
+
+// KeyIDs are the IDs of the published keys, the signing one first.
+func (i *Issuer) KeyIDs() []string {
+	set := i.keys.Load()
+	ids := []string{set.current.id, set.next.id}
+	if set.previous != nil {
+		ids = append(ids, set.previous.id)
+	}
+	return ids
+}
+
+// Run rotates the keys every Config.RotateEvery until ctx ends.
+func (i *Issuer) Run(ctx context.Context) {
+	tick := time.NewTicker(i.cfg.RotateEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			// Making a key can't fail but for a broken random source, which crypto/rand makes fatal; a failure keeps the set.
+			_ = i.rotate()
+		}
+	}
+}
+
+// rotate lets the next key sign and publishes the one after it. It is called by one goroutine at a time.
+func (i *Issuer) rotate() error {
+	next, err := newKey()
+	if err != nil {
+		return err
+	}
+	set := i.keys.Load()
+	return i.publish(&keySet{previous: set.current, current: set.next, next: next})
+}
+
+func (i *Issuer) publish(set *keySet) error {
+	type jwk struct {
+		KeyType   string `json:"kty"`
+		Curve     string `json:"crv"`
+		Use       string `json:"use"`
+		Algorithm string `json:"alg"`
+		KeyID     string `json:"kid"`
+		X         string `json:"x"`
+		Y         string `json:"y"`
+	}
+	var doc struct {
+		Keys []jwk `json:"keys"`
+	}
+	for _, k := range []*key{set.current, set.next, set.previous} {
+		if k != nil {
+			doc.Keys = append(doc.Keys, jwk{"EC", "P-256", "sig", "ES256", k.id, k.x, k.y})
+		}
+	}
+	var err error
+	if set.jwks, err = json.Marshal(doc); err != nil {
+		return err
+	}
+	i.keys.Store(set)
+	return nil
+}
+
+func newKey() (*key, error) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make a signing key: %w", err)
+	}
+	point, err := private.PublicKey.Bytes() // 4, then x and y of 32 bytes each (SEC 1, section 2.3.3)
+	if err != nil {
+		return nil, fmt.Errorf("make a signing key: %w", err)
+	}
+	x, y := encode(point[1:33]), encode(point[33:])
+	return &key{id: thumbprint(x, y), private: private, x: x, y: y}, nil
+}
+
+// thumbprint is RFC 7638's for a P-256 key: SHA-256 over its required members in lexical order.
+func thumbprint(x, y string) string {
+	sum := sha256.Sum256([]byte(`{"crv":"P-256","kty":"EC","x":"` + x + `","y":"` + y + `"}`))
+	return encode(sum[:])
+}
+
+func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
