@@ -1,0 +1,206 @@
+// Package broker is the pipeline: a proof becomes an identity, the identity a grant, the grant credentials, and every
+// decision a line in the audit log. [Broker.Issue] is the product; read it first.
+package broker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/credbroker/credbroker/internal/attest"
+	"github.com/credbroker/credbroker/internal/audit"
+	"github.com/credbroker/credbroker/internal/cache"
+	"github.com/credbroker/credbroker/internal/exchange"
+	"github.com/credbroker/credbroker/internal/policy"
+)
+
+// Errors of the pipeline itself; those of attest, policy, exchange and audit come through it as they are.
+var (
+	// ErrInvalidRequest means that the request lacks something or holds something that no request may.
+	ErrInvalidRequest = errors.New("invalid request")
+	// ErrBusy means that the broker has as much in hand as it allows itself: retry.
+	ErrBusy = errors.New("too many requests in flight")
+	// ErrRateLimited means that this identity had too many new credentials minted within a minute: retry later.
+	ErrRateLimited = errors.New("too many new credentials for this identity")
+	// ErrUnknownRequest means that no decision with that request ID is remembered.
+	ErrUnknownRequest = errors.New("no such decision is remembered")
+)
+
+// Request is what a transport hands in. Everything in it is untrusted but Source.
+type Request struct {
+	Proof attest.Proof
+	// Role, Policy and TTL are for Issue alone. Policy is a narrowing IAM policy or empty; TTL is zero for the role's default.
+	Role   string
+	Policy string
+	TTL    time.Duration
+
+	// Correlation holds the request ID, which is required, and what else the caller sent to find the call by.
+	Correlation exchange.Correlation
+	// Source is the peer's address; the zero value on a Unix socket.
+	Source netip.Addr
+}
+
+// Issued is what Issue hands out.
+type Issued struct {
+	exchange.Credentials
+	Role string
+	// Hit says that the credentials came from the cache.
+	Hit bool
+}
+
+// Access is what an identity may know about itself.
+type Access struct {
+	Identity attest.Identity
+	Roles    []policy.RoleInfo
+}
+
+// Outcome is what became of one call, for metrics. All its words are from closed sets.
+type Outcome struct {
+	Event    string
+	Decision audit.Decision
+	Code     string // empty if allowed
+	Result   string // hit, mint or empty
+	Latency  time.Duration
+}
+
+// Config is what a Broker is made of. Every field is required unless its comment says otherwise.
+type Config struct {
+	Cache         cache.Cache
+	Keyer         cache.Keyer
+	Flight        *cache.Flight
+	Audit         audit.Log
+	Fingerprinter audit.Fingerprinter
+	Exchangers    map[string]Exchanger
+	// Code gives an error's code (docs/errors.md), for audit and metrics. It is the transports' table.
+	Code func(error) string
+	Log  *slog.Logger
+	// MaxInFlight bounds the calls in hand at one time.
+	MaxInFlight int
+	// MaxMints bounds the new credentials for one identity in one minute.
+	MaxMints int
+	// Observe is told of every call that was not refused as too many; optional.
+	Observe func(Outcome)
+	// Now is the clock; time.Now if nil.
+	Now func() time.Time
+}
+
+// Exchanger is an exchange.Exchanger as the pipeline knows it.
+type Exchanger struct {
+	exchange.Exchanger
+	// Target tells apart what credentials of exchangers with the same name are good for: the back-end's URL.
+	Target string
+}
+
+// Rulebook is what a reload replaces as a whole: who is believed, and what they may do.
+type Rulebook struct {
+	Verifiers map[attest.Kind]attest.Verifier
+	Rules     *policy.Rules
+	LoadedAt  time.Time
+}
+
+// Broker is safe for concurrent use.
+type Broker struct {
+	cfg      Config
+	book     atomic.Pointer[Rulebook]
+	inFlight chan struct{}
+	mints    *mintLimiter
+	recent   *recentDecisions
+}
+
+// New returns a broker that decides by book.
+func New(cfg Config, book Rulebook) *Broker {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Observe == nil {
+		cfg.Observe = func(Outcome) {}
+	}
+	b := &Broker{
+		cfg:      cfg,
+		inFlight: make(chan struct{}, cfg.MaxInFlight),
+		mints:    newMintLimiter(cfg.MaxMints),
+		recent:   newRecentDecisions(recentLimit),
+	}
+	b.book.Store(&book)
+	return b
+}
+
+// Replace puts another rulebook in force. Calls under way finish by the one they began with.
+func (b *Broker) Replace(book Rulebook) { b.book.Store(&book) }
+
+// Rulebook returns the one in force.
+func (b *Broker) Rulebook() Rulebook { return *b.book.Load() }
+
+// Issue exchanges a proof for credentials of a role.
+//
+// Its errors are (errors.Is) ErrInvalidRequest, ErrBusy, ErrRateLimited, those of attest.Verifier, policy.Rules.Resolve,
+// exchange.Exchanger and cache.Flight, audit.ErrUnavailable, or the context's.
+func (b *Broker) Issue(ctx context.Context, req Request) (Issued, error) {
+	var issued Issued
+	err := b.decide(req, eventIssue, func(book *Rulebook, d *decision) error {
+		if err := b.identify(ctx, book, req, d); err != nil {
+			return err
+		}
+		grant, err := book.Rules.Resolve(*d.Identity, policy.Wanted{Role: req.Role, Policy: req.Policy, TTL: req.TTL, Now: b.cfg.Now()})
+		if err != nil {
+			return err
+		}
+		d.Rule = grant.Rule
+		creds, hit, err := b.credentials(ctx, *d.Identity, grant, req.Correlation)
+		if err != nil {
+			return err
+		}
+		d.granted(creds, hit)
+		issued = Issued{Credentials: creds, Role: grant.Role, Hit: hit}
+		return nil
+	})
+	if err != nil {
+		return Issued{}, err
+	}
+	return issued, nil
+}
+
+// ExplainAccess tells a caller who it is to the broker and which roles it may use. Its errors are those of Issue up to
+// the policy's.
+func (b *Broker) ExplainAccess(ctx context.Context, req Request) (Access, error) {
+	return b.access(ctx, req, eventExplain)
+}
+
+// ListRoles lists the roles the caller may use. Its errors are those of ExplainAccess.
+func (b *Broker) ListRoles(ctx context.Context, req Request) ([]policy.RoleInfo, error) {
+	access, err := b.access(ctx, req, eventList)
+	return access.Roles, err
+}
+
+func (b *Broker) access(ctx context.Context, req Request, event string) (Access, error) {
+	var access Access
+	err := b.decide(req, event, func(book *Rulebook, d *decision) error {
+		if err := b.identify(ctx, book, req, d); err != nil {
+			return err
+		}
+		access = Access{Identity: *d.Identity, Roles: book.Rules.Allowed(*d.Identity)}
+		return nil
+	})
+	if err != nil {
+		return Access{}, err
+	}
+	return access, nil
+}
+
+// identify attests the proof and notes the identity in the decision.
+func (b *Broker) identify(ctx context.Context, book *Rulebook, req Request, d *decision) error {
+	verifier, ok := book.Verifiers[req.Proof.Kind]
+	if !ok || req.Proof.Data.IsZero() {
+		return errNoProof
+	}
+	d.ProofFingerprint = b.cfg.Fingerprinter.Fingerprint(req.Proof.Data)
+	id, err := verifier.Verify(ctx, req.Proof)
+	if err != nil {
+		return err
+	}
+	d.Identity = &id
+	return nil
+}

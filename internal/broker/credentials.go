@@ -1,0 +1,99 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/credbroker/credbroker/internal/attest"
+	"github.com/credbroker/credbroker/internal/cache"
+	"github.com/credbroker/credbroker/internal/exchange"
+	"github.com/credbroker/credbroker/internal/policy"
+)
+
+// credentials returns what the grant stands for: from the cache, or by an exchange that callers with the same key share.
+func (b *Broker) credentials(ctx context.Context, id attest.Identity, grant policy.Grant, corr exchange.Correlation) (c exchange.Credentials, hit bool, err error) {
+	exchanger, ok := b.cfg.Exchangers[grant.Exchanger]
+	if !ok { // policy.Compile has seen to it; a reload can't remove an exchanger
+		return exchange.Credentials{}, false, fmt.Errorf("exchanger %q is not there", grant.Exchanger)
+	}
+	parts := keyParts(id, grant, exchanger.Target)
+	key := b.cfg.Keyer.Key(parts...)
+	if c, err := b.cfg.Cache.Get(ctx, key); err == nil && usable(c, grant, id, b.cfg.Now()) {
+		return c, true, nil
+	}
+
+	// Credentials that end with the proof can't be shared with a caller whose proof ends sooner.
+	flight := key
+	if grant.WithinProof {
+		flight = b.cfg.Keyer.Key(append(parts, strconv.FormatInt(id.Expires.Unix(), 10))...)
+	}
+	c, led, err := b.cfg.Flight.Do(ctx, flight, func(ctx context.Context) (exchange.Credentials, error) {
+		return b.mint(ctx, exchanger, key, exchange.Request{Identity: id, Grant: grant, Correlation: corr})
+	})
+	return c, err == nil && !led, err
+}
+
+// mint makes one exchange and keeps its result.
+func (b *Broker) mint(ctx context.Context, exchanger Exchanger, key cache.Key, req exchange.Request) (exchange.Credentials, error) {
+	// Whoever missed the cache just before another's flight landed finds its result now.
+	now := b.cfg.Now()
+	if c, err := b.cfg.Cache.Get(ctx, key); err == nil && usable(c, req.Grant, req.Identity, now) {
+		return c, nil
+	}
+	if !b.mints.allow(identityOf(b.cfg.Keyer, req.Identity), now) {
+		return exchange.Credentials{}, ErrRateLimited
+	}
+	c, err := exchanger.Exchange(ctx, req)
+	if err != nil {
+		return exchange.Credentials{}, err
+	}
+	// The exchanger has checked its own result; this is the last look before it is kept and handed out.
+	now = b.cfg.Now()
+	switch {
+	case c.AccessKeyID == "" || c.SecretAccessKey.IsZero():
+		return exchange.Credentials{}, fmt.Errorf("%w: no key in it", exchange.ErrBadResult)
+	case c.Expires.After(now.Add(req.Grant.TTL + expirySlack)):
+		return exchange.Credentials{}, fmt.Errorf("%w: it lives until %s, %s was granted", exchange.ErrBadResult, c.Expires.UTC().Format(time.RFC3339), req.Grant.TTL)
+	case c.Expires.Before(now.Add(req.Grant.Min - expirySlack)):
+		return exchange.Credentials{}, fmt.Errorf("%w: it ends at %s, less than the %s that the role hands out at least", exchange.ErrBadResult, c.Expires.UTC().Format(time.RFC3339), req.Grant.Min)
+	}
+	if err := b.cfg.Cache.Put(ctx, key, c); err != nil {
+		b.cfg.Log.Warn("credentials not cached", "request_id", req.Correlation.RequestID, "error", err)
+	}
+	return c, nil
+}
+
+// expirySlack is for whole seconds in expiry times and for the exchange's own time.
+const expirySlack = 2 * time.Second
+
+// usable says whether cached credentials are what this grant promises now.
+func usable(c exchange.Credentials, grant policy.Grant, id attest.Identity, now time.Time) bool {
+	if c.Expires.Sub(now) < grant.Min {
+		return false
+	}
+	return !grant.WithinProof || !c.Expires.After(id.Expires)
+}
+
+// keyParts is everything that shaped the result, and nothing that moves with the clock. Lists are preceded by their
+// length, so that no two different grants give the same parts.
+func keyParts(id attest.Identity, g policy.Grant, target string) []string {
+	parts := append(make([]string, 0, 24), "credentials/1")
+	parts = appendIdentity(parts, &id)
+	parts = append(parts, g.Role, strconv.Itoa(len(g.Policies)))
+	parts = append(parts, g.Policies...)
+	return append(parts, g.SessionPolicy, g.Bound.String(), g.Exchanger, target)
+}
+
+// appendIdentity appends who somebody is, actors included; attributes are not part of it: what they gave is in the grant.
+func appendIdentity(parts []string, id *attest.Identity) []string {
+	for ; id != nil; id = id.Actor {
+		parts = append(parts, "identity", string(id.Kind), id.Issuer, id.Tenant, id.Subject)
+	}
+	return append(parts, "end")
+}
+
+func identityOf(k cache.Keyer, id attest.Identity) cache.Key {
+	return k.Key(appendIdentity([]string{"identity/1"}, &id)...)
+}

@@ -1,0 +1,107 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/credbroker/credbroker/internal/attest"
+	"github.com/credbroker/credbroker/internal/audit"
+	"github.com/credbroker/credbroker/internal/exchange"
+	"github.com/credbroker/credbroker/internal/policy"
+)
+
+const (
+	eventIssue   = "issue_credentials"
+	eventExplain = "explain_access"
+	eventList    = "list_roles"
+)
+
+var errNoProof = fmt.Errorf("%w: no proof, or of a kind that isn't configured", attest.ErrMalformed)
+
+// decision is an audit entry in the making.
+type decision struct{ audit.Entry }
+
+func (d *decision) granted(c exchange.Credentials, hit bool) {
+	d.AccessKeyID, d.Expires, d.Result = c.AccessKeyID, c.Expires, "mint"
+	if hit {
+		d.Result = "hit"
+	}
+}
+
+// decide runs one decision and sees to it that it is audited, remembered and counted, whatever it comes to. What was
+// allowed but not audited fails with audit.ErrUnavailable: the caller of decide must then hand out nothing.
+func (b *Broker) decide(req Request, event string, work func(*Rulebook, *decision) error) error {
+	select {
+	case b.inFlight <- struct{}{}:
+		defer func() { <-b.inFlight }()
+	default:
+		return ErrBusy
+	}
+	start := b.cfg.Now()
+	book := b.book.Load()
+	d := &decision{audit.Entry{
+		Time:          start,
+		Event:         event,
+		RequestID:     req.Correlation.RequestID,
+		KongRequestID: req.Correlation.KongRequestID,
+		TraceParent:   req.Correlation.TraceParent,
+		ProofKind:     req.Proof.Kind,
+		RuleSet:       book.Rules.Version(),
+	}}
+	if req.Source.IsValid() {
+		d.SourceAddress = req.Source.String()
+	}
+	if policy.ValidRoleName(req.Role) {
+		d.Role = req.Role
+	}
+
+	err := work(book, d)
+	d.Decision = outcome(err)
+	if err != nil {
+		d.Code = b.cfg.Code(err)
+		d.AccessKeyID, d.Expires, d.Result = "", time.Time{}, ""
+	}
+	d.Latency = b.cfg.Now().Sub(start)
+
+	// The caller's own context must not decide whether its decision is recorded.
+	if auditErr := b.cfg.Audit.Record(context.Background(), d.Entry); auditErr != nil {
+		b.cfg.Log.Error("audit entry not written", "request_id", d.RequestID, "decision", string(d.Decision), "error", auditErr)
+		if err == nil {
+			err = auditErr
+			d.Decision, d.Code, d.Result = outcome(err), b.cfg.Code(err), ""
+		}
+	}
+	b.recent.add(d.Entry, err)
+	b.cfg.Observe(Outcome{Event: event, Decision: d.Decision, Code: d.Code, Result: d.Result, Latency: d.Latency})
+	if err != nil {
+		b.cfg.Log.LogAttrs(context.Background(), slog.LevelInfo, "refused",
+			slog.String("event", event), slog.String("request_id", d.RequestID), slog.String("kong_request_id", d.KongRequestID),
+			slog.String("traceparent", d.TraceParent), slog.String("decision", string(d.Decision)), slog.String("code", d.Code),
+			slog.String("role", d.Role), slog.String("cause", clip(err.Error())))
+	}
+	return err
+}
+
+// outcome sorts an error into the audit log's decisions.
+func outcome(err error) audit.Decision {
+	switch {
+	case err == nil:
+		return audit.Allowed
+	case errors.Is(err, attest.ErrMalformed), errors.Is(err, attest.ErrRejected), errors.Is(err, policy.ErrDenied):
+		return audit.Denied
+	default:
+		return audit.Failed
+	}
+}
+
+// clip bounds what a cause, which may quote its input, takes in logs and memory.
+func clip(s string) string {
+	const most = 1024
+	if len(s) > most {
+		return s[:most] + "..."
+	}
+	return s
+}
