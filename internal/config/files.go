@@ -1,0 +1,119 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/credbroker/credbroker/internal/secret"
+)
+
+// namedFile is a file that the configuration names.
+type namedFile struct {
+	path, key string
+	// reload says that a change of the file takes effect without a restart.
+	reload bool
+	// least and most bound the size of a file that holds a secret; most is 0 for others.
+	least, most int
+}
+
+// files are the files that the configuration names and the broker reads.
+func (c *Config) files() []namedFile {
+	var out []namedFile
+	tls := func(key string, t TLS) {
+		out = append(out,
+			namedFile{path: t.CertFile, key: key + ".cert_file", reload: true},
+			namedFile{path: t.KeyFile, key: key + ".key_file", reload: true},
+			namedFile{path: t.ClientCAFile, key: key + ".client_ca_file", reload: true})
+	}
+	for _, l := range c.Listeners.public() {
+		tls(l.path+".tls", l.TLS)
+	}
+	tls("listeners.admin.tls", c.Listeners.Admin.TLS)
+	for n, i := range c.Issuers {
+		at := index("issuers", n)
+		out = append(out,
+			namedFile{path: i.JWKSFile, key: at + ".jwks_file", reload: true},
+			namedFile{path: i.PEM.File, key: at + ".pem.file", reload: true},
+			namedFile{path: i.CAFile, key: at + ".ca_file", reload: true},
+			namedFile{path: i.BearerFile, key: at + ".bearer_file", least: 1, most: 64 << 10}) // read at each fetch
+	}
+	for name, e := range c.Exchangers {
+		out = append(out, namedFile{path: e.CAFile, key: join("exchangers", name) + ".ca_file"})
+	}
+	out = append(out, namedFile{path: c.Audit.FingerprintKeyFile, key: "audit.fingerprint_key_file", least: 32, most: 4096})
+	return slices.DeleteFunc(out, func(f namedFile) bool { return f.path == "" })
+}
+
+// CheckFiles tries to read every file that the configuration names. The error is a [Faults]. Load has done it already.
+func (c *Config) CheckFiles() error {
+	if faults := c.checkFiles(); len(faults) > 0 {
+		faults.sort()
+		return faults
+	}
+	return nil
+}
+
+func (c *Config) checkFiles() Faults {
+	var faults Faults
+	for _, f := range c.files() {
+		if err := f.check(); err != nil {
+			file, line := c.Locate(f.key)
+			faults = append(faults, Fault{File: file, Line: line, Path: f.key, Problem: err.Error()})
+		}
+	}
+	return faults
+}
+
+func (f namedFile) check() error {
+	// Opening a pipe would wait for whoever writes to it.
+	info, err := os.Stat(f.path)
+	if err != nil {
+		return unreadable(f.path, err)
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%q is no regular file; expected one", f.path)
+	}
+	if f.most > 0 {
+		s, err := secret.ReadFile(f.path, f.most)
+		if err != nil {
+			return unreadable(f.path, err)
+		}
+		if s.Len() < f.least {
+			return fmt.Errorf("%q holds %d bytes; expected at least %d", f.path, s.Len(), f.least)
+		}
+		return nil
+	}
+	file, err := os.Open(f.path)
+	if err != nil {
+		return unreadable(f.path, err)
+	}
+	defer file.Close() //nolint:errcheck // read-only
+	if _, err := io.ReadFull(file, make([]byte, 1)); err != nil {
+		return fmt.Errorf("%q is empty; expected PEM or JSON", f.path)
+	}
+	return nil
+}
+
+func unreadable(path string, err error) error {
+	if e, ok := errors.AsType[*os.PathError](err); ok {
+		err = e.Err
+	}
+	return fmt.Errorf("%q can't be read: %w; expected a file that the broker may read", path, err)
+}
+
+// Watched are the files whose change takes effect without a restart, the configuration file first; each once.
+func (c *Config) Watched() []string {
+	var out []string
+	if c.path != "" {
+		out = append(out, c.path)
+	}
+	for _, f := range c.files() {
+		if f.reload && !slices.Contains(out, f.path) {
+			out = append(out, f.path)
+		}
+	}
+	return out
+}

@@ -1,0 +1,87 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+)
+
+// Warnings are what an operator ought to know of a configuration that is allowed: for check-config and /readyz.
+func (c *Config) Warnings() []string {
+	var out []string
+	warn := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if plaintextURL(c.Issuer.URL) {
+		warn("issuer.url: %s is plaintext: whoever is on the way can replace the keys that object stores trust", c.Issuer.URL)
+	}
+	for _, l := range c.Listeners.public() {
+		if l.exposed() {
+			warn("%s: %s is plaintext beyond loopback", l.path, l.Address)
+		}
+	}
+	for n, i := range c.Issuers {
+		if i.fetches() && (plaintextURL(i.Issuer) || plaintextURL(i.JWKSURL)) {
+			warn("%s (%s): keys are fetched in plaintext: whoever is on the way can make tokens", index("issuers", n), i.Name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Exchangers)) {
+		e := c.Exchangers[name]
+		if plaintextURL(e.Endpoint) {
+			warn("exchangers.%s: %s is plaintext: whoever is on the way gets credentials", name, e.Endpoint)
+		}
+		if e.Dangerous {
+			warn("exchangers.%s: dangerous: true: its tokens may name policies that rule over the object store itself", name)
+		}
+	}
+	if len(c.Issuers) == 0 {
+		warn("issuers: there are none: nobody can prove an identity")
+	}
+	if len(c.Exchangers) == 0 {
+		warn("exchangers: there are none: no credentials can be had")
+	}
+	if len(c.Roles) == 0 {
+		warn("roles: there are none: everything is denied")
+	}
+	if c.Audit.Path == "-" {
+		warn(`audit.path: "-": the audit log goes to standard output`)
+	}
+	if c.Audit.FingerprintKeyFile == "" {
+		warn("audit.fingerprint_key_file: there is none: proof fingerprints can't be compared across restarts")
+	}
+	if c.Debug.Pprof {
+		warn("debug.pprof: profiles of the process are served on %s", c.Listeners.Metrics.Address)
+	}
+	return out
+}
+
+// NeedsRestart are the keys, sorted, whose values differ from those that the process was started with and that take effect
+// at a restart alone: all but issuers and roles.
+func (c *Config) NeedsRestart(started *Config) []string {
+	is, was := c.values(), started.values()
+	var out []string
+	for path, value := range is {
+		if before, ok := was[path]; !ok || !reflect.DeepEqual(before, value) {
+			out = append(out, path)
+		}
+	}
+	for path := range was {
+		if _, ok := is[path]; !ok {
+			out = append(out, path)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// values are the values outside issuers and roles, by path.
+func (c *Config) values() map[string]any {
+	out := map[string]any{}
+	clone := *c
+	clone.Exchangers = maps.Clone(c.Exchangers) // walk writes to it
+	walk(fieldsOf(&clone), "", func(path string, v reflect.Value) {
+		if !perItem(path) {
+			out[path] = v.Interface()
+		}
+	})
+	return out
+}
