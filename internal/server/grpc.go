@@ -1,0 +1,201 @@
+package server
+
+import (
+	"context"
+	"crypto/x509"
+	"net"
+	"net/netip"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/reflection"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/credbroker/credbroker/internal/attest"
+	"github.com/credbroker/credbroker/internal/broker"
+	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/secret"
+	brokerv1 "github.com/credbroker/credbroker/proto/broker/v1"
+)
+
+// NewGRPC returns the public gRPC server: CredentialBrokerService, health (from ready) and reflection.
+func NewGRPC(l *Listener, b Broker, ready func() Readiness, o Options) *Server {
+	health := newHealth(ready)
+	s, server := serveGRPC(l, interceptors{opts: o}, health.stop)
+	brokerv1.RegisterCredentialBrokerServiceServer(s, &grpcAPI{broker: b})
+	grpc_health_v1.RegisterHealthServer(s, health)
+	reflection.Register(s)
+	return server
+}
+
+// serveGRPC makes a gRPC server and the Server around it. stopping is called once a shutdown begins.
+func serveGRPC(l *Listener, i interceptors, stopping func()) (*grpc.Server, *Server) {
+	creds := insecure.NewCredentials()
+	if l.Certificates != nil {
+		creds = credentials.NewTLS(l.Certificates.Config())
+	}
+	s := grpc.NewServer(
+		grpc.Creds(creds),
+		grpc.MaxRecvMsgSize(maxBodyBytes),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.StaticStreamWindowSize(maxBodyBytes), // fixed: it would grow with what a peer sends
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionIdle: 15 * time.Minute,
+			// A client that never finishes its message keeps a stream, and a long-lived one its replica: neither for ever.
+			MaxConnectionAge:      30 * time.Minute,
+			MaxConnectionAgeGrace: time.Minute,
+			Time:                  2 * time.Minute,
+			Timeout:               20 * time.Second,
+		}),
+		// Clients may look after their connections, but not by the second.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 15 * time.Second, PermitWithoutStream: true}),
+		grpc.UnaryInterceptor(i.unary),
+		grpc.StreamInterceptor(i.stream),
+	)
+	return s, &Server{
+		listener: l,
+		serve:    func() error { return s.Serve(l.Listener) },
+		drain: func(ctx context.Context) error {
+			stopping()
+			done := make(chan struct{})
+			go func() { // Stop makes it return
+				s.GracefulStop()
+				close(done)
+			}()
+			select {
+			case <-done:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		},
+		cut: s.Stop,
+	}
+}
+
+// grpcAPI serves CredentialBrokerService. Its methods return the pipeline's errors; the interceptor makes statuses of them.
+type grpcAPI struct {
+	brokerv1.UnimplementedCredentialBrokerServiceServer
+	broker Broker
+}
+
+// IssueCredentials implements brokerv1.CredentialBrokerServiceServer.
+func (a *grpcAPI) IssueCredentials(ctx context.Context, in *brokerv1.IssueCredentialsRequest) (*brokerv1.IssueCredentialsResponse, error) {
+	req := requestOf(ctx, in.GetProof())
+	if in.GetRole() == "" {
+		return nil, invalid(`"role" is missing`)
+	}
+	req.Role, req.Policy = in.GetRole(), in.GetPolicy()
+	if in.GetTtl() != nil {
+		ttl := in.GetTtl()
+		if !ttl.IsValid() || ttl.GetNanos() != 0 || ttl.GetSeconds() < 1 || ttl.GetSeconds() > maxTTLSeconds {
+			return nil, invalid("the TTL is not a whole number of seconds, at least 1")
+		}
+		req.TTL = ttl.AsDuration()
+	}
+	issued, err := a.broker.Issue(ctx, req)
+	if err == nil {
+		err = sendable(issued)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &brokerv1.IssueCredentialsResponse{
+		AccessKeyId:     issued.AccessKeyID,
+		SecretAccessKey: issued.SecretAccessKey.Reveal(),
+		SessionToken:    issued.SessionToken.Reveal(),
+		ExpiresAt:       timestamppb.New(issued.Expires.Truncate(time.Second)),
+		Role:            issued.Role,
+		RequestId:       req.Correlation.RequestID,
+	}, nil
+}
+
+// ExplainAccess implements brokerv1.CredentialBrokerServiceServer.
+func (a *grpcAPI) ExplainAccess(ctx context.Context, in *brokerv1.ExplainAccessRequest) (*brokerv1.ExplainAccessResponse, error) {
+	req := requestOf(ctx, in.GetProof())
+	access, err := a.broker.ExplainAccess(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return &brokerv1.ExplainAccessResponse{
+		Identity:  identityToProto(&access.Identity),
+		Roles:     rolesToProto(access.Roles),
+		RequestId: req.Correlation.RequestID,
+	}, nil
+}
+
+// ListRoles implements brokerv1.CredentialBrokerServiceServer.
+func (a *grpcAPI) ListRoles(ctx context.Context, in *brokerv1.ListRolesRequest) (*brokerv1.ListRolesResponse, error) {
+	req := requestOf(ctx, in.GetProof())
+	roles, err := a.broker.ListRoles(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return &brokerv1.ListRolesResponse{Roles: rolesToProto(roles), RequestId: req.Correlation.RequestID}, nil
+}
+
+// requestOf is what every call has: the proof, the correlation and the peer.
+func requestOf(ctx context.Context, in *brokerv1.Proof) broker.Request {
+	req := broker.Request{Correlation: correlationOf(ctx)}
+	if token := in.GetOidcToken(); token != "" {
+		req.Proof = attest.Proof{Kind: attest.KindOIDC, Data: secret.New(token)}
+	}
+	if p, ok := peer.FromContext(ctx); ok {
+		req.Proof.Peer = clientCertificate(p)
+		if tcp, ok := p.Addr.(*net.TCPAddr); ok {
+			if addr, ok := netip.AddrFromSlice(tcp.IP); ok {
+				req.Source = addr.Unmap()
+			}
+		}
+	}
+	return req
+}
+
+// clientCertificate is the peer's certificate if it was verified, or nil.
+func clientCertificate(p *peer.Peer) *x509.Certificate {
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.VerifiedChains) == 0 {
+		return nil
+	}
+	return info.State.PeerCertificates[0]
+}
+
+func identityToProto(id *attest.Identity) *brokerv1.Identity {
+	if id == nil {
+		return nil
+	}
+	out := &brokerv1.Identity{
+		Kind:       string(id.Kind),
+		Issuer:     id.Issuer,
+		Tenant:     id.Tenant,
+		Subject:    id.Subject,
+		Attributes: make(map[string]*brokerv1.AttributeValues, len(id.Attrs)),
+		Actor:      identityToProto(id.Actor),
+	}
+	for name, values := range id.Attrs {
+		out.Attributes[name] = &brokerv1.AttributeValues{Values: values}
+	}
+	if !id.Expires.IsZero() {
+		out.ExpiresAt = timestamppb.New(id.Expires)
+	}
+	return out
+}
+
+func rolesToProto(roles []policy.RoleInfo) []*brokerv1.Role {
+	out := make([]*brokerv1.Role, len(roles))
+	for i, r := range roles {
+		out[i] = &brokerv1.Role{
+			Name: r.Name, Description: r.Description,
+			DefaultTtl: durationpb.New(r.DefaultTTL), MaxTtl: durationpb.New(r.MaxTTL),
+		}
+	}
+	return out
+}

@@ -1,0 +1,210 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	_ "embed"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/credbroker/credbroker/internal/broker"
+	"github.com/credbroker/credbroker/internal/exchange"
+)
+
+// openAPI describes every path of the public HTTP listener.
+//
+//go:embed openapi.yaml
+var openAPI []byte
+
+// IssuerDocuments are what the broker publishes as an OpenID Connect issuer. Both methods answer at once and always: the
+// object store must be able to fetch them whatever else is wrong.
+type IssuerDocuments interface {
+	// Discovery is the JSON of OpenID Connect Discovery 1.0, section 3.
+	Discovery() []byte
+	// JWKS is a JSON Web Key Set (RFC 7517).
+	JWKS() []byte
+}
+
+// NewHTTP returns the public HTTP server: the API as JSON and as headers, and the issuer's documents.
+func NewHTTP(l *Listener, b Broker, docs IssuerDocuments, o Options) *Server {
+	return serveHTTP(l, &httpAPI{broker: b, docs: docs, opts: o}, readTimeout+o.RequestTimeout+5*time.Second, o.Log)
+}
+
+// serveHTTP makes a Server of a handler. writeTimeout runs from the end of a request's header.
+func serveHTTP(l *Listener, h http.Handler, writeTimeout time.Duration, log *slog.Logger) *Server {
+	s := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: readTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelInfo),
+	}
+	var accept net.Listener = l.Listener
+	if l.Certificates != nil {
+		accept = tls.NewListener(accept, l.Certificates.Config())
+	}
+	return &Server{
+		listener: l,
+		serve:    func() error { return s.Serve(accept) },
+		drain:    s.Shutdown,
+		cut:      func() { _ = s.Close() },
+	}
+}
+
+// httpAPI is the handler of the public HTTP listener.
+type httpAPI struct {
+	broker Broker
+	docs   IssuerDocuments
+	opts   Options
+}
+
+// httpCall is one request on its way.
+type httpCall struct {
+	w    http.ResponseWriter
+	r    *http.Request
+	corr exchange.Correlation
+}
+
+type httpRoute struct {
+	methods []string
+	serve   func(*httpAPI, context.Context, *httpCall) error
+}
+
+// httpRoutes are all paths, compared byte for byte: nothing is cleaned, unescaped or redirected.
+var httpRoutes = map[string]httpRoute{
+	"/v1/credentials":         {[]string{http.MethodPost}, (*httpAPI).issue},
+	"/v1/credentials/headers": {[]string{http.MethodGet, http.MethodPost}, (*httpAPI).issueHeaders},
+	"/v1/explain":             {[]string{http.MethodPost}, (*httpAPI).explain},
+	"/v1/roles":               {[]string{http.MethodGet}, (*httpAPI).roles},
+
+	"/.well-known/openid-configuration": {readMethods, (*httpAPI).discovery},
+	"/jwks":                             {readMethods, (*httpAPI).jwks},
+	"/openapi.yaml":                     {readMethods, (*httpAPI).openAPI},
+}
+
+var readMethods = []string{http.MethodGet, http.MethodHead}
+
+// Header values that are the same in every answer. net/http only reads them.
+var (
+	noStore  = []string{"no-store"}
+	noSniff  = []string{"nosniff"}
+	jsonType = []string{"application/json"}
+	yamlType = []string{"application/yaml"}
+	// Short, so that a new signing key is seen well before it is used.
+	briefly = []string{"public, max-age=60"}
+)
+
+func (a *httpAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c := &httpCall{w: w, r: r, corr: correlationOfHTTP(r.Header)}
+	h := w.Header()
+	h[headerRequestID] = []string{c.corr.RequestID}
+	h["Cache-Control"] = noStore
+	h["X-Content-Type-Options"] = noSniff
+	if len(r.TransferEncoding) > 0 {
+		// A request that also had a Content-Length looks the same by now (RFC 9112, section 6.1): whatever a proxy
+		// before us takes for its rest must not be read as another request.
+		h["Connection"] = []string{"close"}
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			logPanic(a.opts.Log, c.corr.RequestID, p)
+			c.fail(errPanic)
+		}
+	}()
+	if err := a.route(c); err != nil {
+		if errors.Is(err, broker.ErrInvalidRequest) { // the pipeline logs its own refusals
+			a.opts.Log.Info("refused", "request_id", c.corr.RequestID, "path", r.URL.Path, "cause", err.Error())
+		}
+		c.fail(err)
+	}
+}
+
+func (a *httpAPI) route(c *httpCall) error {
+	route, ok := httpRoutes[c.r.URL.Path]
+	if !ok || c.r.URL.RawPath != "" { // RawPath is set if the path came with escapes that it didn't need
+		return errNoSuchPath
+	}
+	if !slices.Contains(route.methods, c.r.Method) {
+		c.w.Header()["Allow"] = []string{strings.Join(route.methods, ", ")}
+		return errMethod
+	}
+	ctx, cancel := context.WithTimeout(c.r.Context(), a.opts.RequestTimeout)
+	defer cancel()
+	return route.serve(a, ctx, c)
+}
+
+func (a *httpAPI) issue(ctx context.Context, c *httpCall) error {
+	req, err := c.decodeIssue()
+	if err != nil {
+		return err
+	}
+	issued, err := a.broker.Issue(ctx, req)
+	if err == nil {
+		err = sendable(issued)
+	}
+	if err != nil {
+		return err
+	}
+	c.write(http.StatusOK, appendIssued(make([]byte, 0, 512+issued.SessionToken.Len()), issued, c.corr.RequestID))
+	return nil
+}
+
+func (a *httpAPI) issueHeaders(ctx context.Context, c *httpCall) error {
+	req, err := c.decodeHeaderForm()
+	if err != nil {
+		return err
+	}
+	issued, err := a.broker.Issue(ctx, req)
+	if err == nil {
+		err = sendable(issued)
+	}
+	if err != nil {
+		return err
+	}
+	c.writeIssuedHeaders(issued)
+	return nil
+}
+
+func (a *httpAPI) explain(ctx context.Context, c *httpCall) error {
+	req, err := c.decodeExplain()
+	if err != nil {
+		return err
+	}
+	access, err := a.broker.ExplainAccess(ctx, req)
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(accessJSON{identityToJSON(&access.Identity), rolesToJSON(access.Roles), c.corr.RequestID})
+}
+
+func (a *httpAPI) roles(ctx context.Context, c *httpCall) error {
+	req, err := c.decodeBodiless()
+	if err != nil {
+		return err
+	}
+	roles, err := a.broker.ListRoles(ctx, req)
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(rolesJSON{rolesToJSON(roles), c.corr.RequestID})
+}
+
+func (a *httpAPI) discovery(_ context.Context, c *httpCall) error {
+	return c.writeStatic(jsonType, a.docs.Discovery())
+}
+
+func (a *httpAPI) jwks(_ context.Context, c *httpCall) error {
+	return c.writeStatic(jsonType, a.docs.JWKS())
+}
+
+func (a *httpAPI) openAPI(_ context.Context, c *httpCall) error {
+	return c.writeStatic(yamlType, openAPI)
+}

@@ -1,0 +1,230 @@
+package server
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/credbroker/credbroker/internal/attest"
+	"github.com/credbroker/credbroker/internal/broker"
+	"github.com/credbroker/credbroker/internal/secret"
+)
+
+// Headers of the header form. None but these, Authorization and those of correlation.go are read as input.
+const (
+	headerRole   = "X-Credbroker-Role"
+	headerTTL    = "X-Credbroker-Ttl-Seconds"
+	headerPolicy = "X-Credbroker-Policy" // refused: what narrows must not be lost in silence
+)
+
+// maxTTLSeconds keeps a TTL within a time.Duration; a role's maximum is far below it.
+const maxTTLSeconds = 1<<31 - 1
+
+// body is the JSON object of a POST.
+type body struct {
+	token        string
+	hasToken     bool
+	role, policy string
+	ttl          time.Duration
+}
+
+func (c *httpCall) decodeIssue() (broker.Request, error) {
+	var b body
+	data, err := c.readBody()
+	if err == nil {
+		b, err = decodeIssue(data)
+	}
+	if err != nil {
+		return broker.Request{}, err
+	}
+	req, err := c.request(b)
+	req.Role, req.Policy, req.TTL = b.role, b.policy, b.ttl
+	return req, err
+}
+
+func (c *httpCall) decodeExplain() (broker.Request, error) {
+	if c.r.ContentLength == 0 { // the token is in the header
+		return c.request(body{})
+	}
+	var b body
+	data, err := c.readBody()
+	if err == nil {
+		b, err = decodeExplain(data)
+	}
+	if err != nil {
+		return broker.Request{}, err
+	}
+	return c.request(b)
+}
+
+func (c *httpCall) decodeBodiless() (broker.Request, error) {
+	if c.r.ContentLength != 0 {
+		return broker.Request{}, invalid("a body where none belongs")
+	}
+	return c.request(body{})
+}
+
+func (c *httpCall) decodeHeaderForm() (broker.Request, error) {
+	req, err := c.decodeBodiless()
+	if err != nil {
+		return broker.Request{}, err
+	}
+	h := c.r.Header
+	if len(h[headerPolicy]) > 0 {
+		return broker.Request{}, invalid("the header form takes no policy")
+	}
+	role, ttl := h[headerRole], h[headerTTL]
+	if len(role) != 1 || role[0] == "" {
+		return broker.Request{}, invalid(headerRole + " must be there once")
+	}
+	req.Role = role[0]
+	switch len(ttl) {
+	case 0:
+	case 1:
+		if req.TTL, err = parseTTL(ttl[0]); err != nil {
+			return broker.Request{}, err
+		}
+	default:
+		return broker.Request{}, invalid(headerTTL + " is there more than once")
+	}
+	return req, nil
+}
+
+// request is what every call has: the proof, the correlation and the peer.
+func (c *httpCall) request(b body) (broker.Request, error) {
+	if c.r.URL.RawQuery != "" || c.r.URL.ForceQuery {
+		return broker.Request{}, invalid("a query; all input is in the header and the body")
+	}
+	req := broker.Request{Correlation: c.corr}
+	if addr, err := netip.ParseAddrPort(c.r.RemoteAddr); err == nil {
+		req.Source = addr.Addr().Unmap()
+	}
+	authorization := c.r.Header["Authorization"]
+	// Two proofs are never weighed against each other (RFC 6750, section 3.1: invalid_request).
+	if len(authorization) > 1 || len(authorization) == 1 && b.hasToken {
+		return broker.Request{}, invalid("more than one proof")
+	}
+	token := b.token
+	if len(authorization) == 1 {
+		token = bearer(authorization[0])
+	}
+	if token != "" {
+		req.Proof = attest.Proof{Kind: attest.KindOIDC, Data: secret.New(token)}
+	}
+	if c.r.TLS != nil && len(c.r.TLS.VerifiedChains) > 0 {
+		req.Proof.Peer = c.r.TLS.PeerCertificates[0]
+	}
+	return req, nil
+}
+
+// bearer returns the token of `Bearer token` (RFC 6750, section 2.1), or nothing if the header holds anything else:
+// another scheme, or a list of two.
+func bearer(header string) string {
+	scheme, token, _ := strings.Cut(header, " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	token = strings.TrimLeft(token, " ")
+	for i := range len(token) {
+		c := token[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("-._~+/=", rune(c)) {
+			return ""
+		}
+	}
+	return token
+}
+
+// readBody returns the whole body of a JSON request.
+func (c *httpCall) readBody() ([]byte, error) {
+	contentType := c.r.Header["Content-Type"]
+	if len(contentType) != 1 || !strings.EqualFold(contentType[0], "application/json") {
+		return nil, invalid("Content-Type must be application/json")
+	}
+	if len(c.r.Header["Content-Encoding"]) > 0 {
+		return nil, invalid("the body is encoded")
+	}
+	if c.r.ContentLength > maxBodyBytes {
+		return nil, invalid("the body is larger than 64 KiB")
+	}
+	var (
+		data []byte
+		err  error
+	)
+	if c.r.ContentLength >= 0 {
+		data = make([]byte, c.r.ContentLength)
+		_, err = io.ReadFull(c.r.Body, data)
+	} else {
+		data, err = io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBodyBytes))
+	}
+	if err != nil {
+		return nil, invalid("the body broke off or is larger than 64 KiB")
+	}
+	return data, nil
+}
+
+func decodeIssue(data []byte) (body, error) {
+	b, err := decodeBody(data, true)
+	if err == nil && b.role == "" {
+		return body{}, invalid(`"role" is missing`)
+	}
+	return b, err
+}
+
+func decodeExplain(data []byte) (body, error) { return decodeBody(data, false) }
+
+// decodeBody reads one JSON object and nothing after it. The decoder refuses duplicate names and what isn't UTF-8; its
+// errors quote the input and are not passed on.
+func decodeBody(data []byte, issue bool) (body, error) {
+	var b body
+	dec := jsontext.NewDecoder(bytes.NewBuffer(data))
+	if start, err := dec.ReadToken(); err != nil || start.Kind() != '{' {
+		return body{}, invalid("the body is no JSON object")
+	}
+	for dec.PeekKind() == '"' {
+		token, err := dec.ReadToken()
+		if err != nil {
+			return body{}, invalid("the body has a name twice, or one that is no JSON")
+		}
+		name := token.String()
+		value, err := dec.ReadToken()
+		if err != nil {
+			return body{}, invalid("the body is no JSON")
+		}
+		switch {
+		case name == "oidc_token" && value.Kind() == '"':
+			b.token, b.hasToken = value.String(), true
+		case name == "role" && issue && value.Kind() == '"':
+			b.role = value.String()
+		case name == "policy" && issue && value.Kind() == '"':
+			b.policy = value.String()
+		case name == "ttl_seconds" && issue && value.Kind() == '0':
+			if b.ttl, err = parseTTL(value.String()); err != nil {
+				return body{}, err
+			}
+		default:
+			return body{}, invalid("the body has a field that is unknown or of the wrong type")
+		}
+	}
+	if _, err := dec.ReadToken(); err != nil { // the closing brace
+		return body{}, invalid("the body is no JSON")
+	}
+	if _, err := dec.ReadToken(); err != io.EOF {
+		return body{}, invalid("the body goes on after the JSON object")
+	}
+	return b, nil
+}
+
+// parseTTL reads whole seconds, at least 1: digits alone, so that neither "1e3" nor "3600s" nor "+5" is a number.
+func parseTTL(s string) (time.Duration, error) {
+	n, err := strconv.ParseUint(s, 10, 31)
+	if err != nil || n < 1 || n > maxTTLSeconds {
+		return 0, invalid("the TTL is not a whole number of seconds, at least 1")
+	}
+	return time.Duration(n) * time.Second, nil
+}
