@@ -1,0 +1,69 @@
+# What a contributor runs. `make help` lists the targets; tools come from scripts/tool, pinned, into the user's cache.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+FUZZTIME ?= 5s
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Start a real MinIO and a broker, and show what happens: five minutes the first time, two after that
+	@scripts/demo/demo.sh
+
+.PHONY: test
+test: lint checkgenerate breaking unit fuzz demo ## Everything: set-up, lint, tests with -race, fuzzing, the demo
+
+.PHONY: build
+build: ## Build bin/broker, static
+	CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/broker ./cmd/broker
+
+.PHONY: unit
+unit: tools ## Go tests with -race, against real servers where they need one
+	go test -race -timeout 15m ./...
+
+.PHONY: tools
+tools: ## Install the servers that the tests run, if the cache lacks them
+	@for tool in minio mc; do scripts/tool $$tool >/dev/null; done
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME
+	@scripts/fuzz $(FUZZTIME)
+
+.PHONY: mutate
+mutate: ## Break the verifier, the policy and the issuer in each small way and see that a test notices (an hour)
+	@scripts/mutate
+
+.PHONY: bench
+bench: ## Run the benchmarks of single packages
+	go test -run '^$$' -bench . -benchmem ./internal/...
+
+.PHONY: lint
+lint: ## gofmt, go vet, golangci-lint, buf lint
+	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l); \
+	  test -z "$$unformatted" || { echo "Run gofmt -w on:"; echo "$$unformatted"; exit 1; }
+	go vet ./...
+	$$(scripts/tool golangci-lint) run ./...
+	$$(scripts/tool buf) lint
+	go mod tidy -diff
+
+.PHONY: generate
+generate: ## Generate Go code from the proto files
+	PATH="$$(dirname $$(scripts/tool protoc-gen-go)):$$(dirname $$(scripts/tool protoc-gen-go-grpc)):$$PATH" $$(scripts/tool buf) generate
+
+.PHONY: checkgenerate
+checkgenerate: generate ## Fail if generated code isn't what the proto files say
+	@test -z "$$(git status --porcelain proto)" || { git --no-pager diff proto; echo "proto/ is not what 'make generate' makes, or not committed."; exit 1; }
+
+.PHONY: breaking
+breaking: ## Fail if the API breaks users of the last release
+	@tag=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || true); \
+	  if test -z "$$tag"; then echo "breaking: there is no release yet, so nothing to break"; \
+	  else $$(scripts/tool buf) breaking --against ".git#tag=$$tag"; fi
+
+.PHONY: vulncheck
+vulncheck: ## Look for known vulnerabilities; needs the internet
+	go run golang.org/x/vuln/cmd/govulncheck@latest ./...

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/credbroker/credbroker/internal/attest/jwtproof"
+	"github.com/credbroker/credbroker/internal/broker"
+	"github.com/credbroker/credbroker/internal/config"
+	"github.com/credbroker/credbroker/internal/metrics"
+	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/server"
+)
+
+// watchEvery is how often the configuration's files are looked at. Looking (a stat each) works on every file system and
+// through the symbolic links of a Kubernetes ConfigMap, where notification does not.
+const watchEvery = time.Second
+
+// reloader puts a changed configuration in force, as a whole or not at all: rules, issuers and certificates. What else
+// changed waits for a restart.
+type reloader struct {
+	load     func() (*config.Config, error)
+	broker   *broker.Broker
+	backends map[string]policy.Backend
+	metrics  *metrics.Metrics
+	log      *slog.Logger
+	// certificates read their files again.
+	certificates []*server.Certificates
+	reopenAudit  func() error
+
+	mu       sync.Mutex
+	started  *config.Config // what the process was started with
+	verifier *jwtproof.Verifier
+	watched  []string
+	seen     map[string]os.FileInfo
+	fault    string // why the newest configuration was refused
+}
+
+// reload reads the configuration and puts it in force. The error holds every fault; the old configuration then stays.
+func (r *reloader) reload() (needsRestart []string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.reloadLocked()
+}
+
+func (r *reloader) reloadLocked() (needsRestart []string, err error) {
+	// Look before reading: a change while reading is then seen at the next look.
+	seen := look(r.watched)
+	needsRestart, err = r.replace()
+	r.seen = seen
+	if err != nil {
+		r.fault = "the configuration on disk was refused, the former one stays in force: " + firstLine(err.Error())
+		r.metrics.LoadRefused()
+		r.log.Error("configuration refused, the former one stays in force", "error", err.Error())
+		return nil, err
+	}
+	r.fault = ""
+	book := r.broker.Rulebook()
+	r.metrics.Loaded(book.LoadedAt)
+	r.log.Info("configuration loaded", "rule_set", book.Rules.Version(), "roles", book.Rules.Len(), "needs_restart", needsRestart)
+	return needsRestart, nil
+}
+
+func (r *reloader) replace() ([]string, error) {
+	cfg, err := r.load()
+	if err != nil {
+		return nil, err
+	}
+	verifier, err := newVerifiers(cfg, r.verifier, r.log)
+	if err != nil {
+		return nil, err
+	}
+	// Exchangers stay as they were started, so roles are held against those.
+	book, err := newRulebook(cfg, r.backends, verifier)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range r.certificates {
+		if err := c.Reload(); err != nil {
+			return nil, err
+		}
+	}
+	r.broker.Replace(book)
+	r.verifier = verifier
+	r.watched = cfg.Watched()
+	return cfg.NeedsRestart(r.started), nil
+}
+
+// watch reloads at each SIGHUP and whenever a watched file changed, until ctx ends. SIGHUP also reopens the audit log, so
+// that it can be rotated.
+func (r *reloader) watch(ctx context.Context, hup <-chan os.Signal) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			if err := r.reopenAudit(); err != nil {
+				r.log.Error("audit log not reopened", "error", err.Error())
+			}
+			_, _ = r.reload() // it has logged what was wrong
+		case <-tick.C:
+			r.mu.Lock()
+			if !same(r.seen, look(r.watched)) {
+				_, _ = r.reloadLocked()
+			}
+			r.mu.Unlock()
+		}
+	}
+}
+
+// reason is why the newest configuration is not in force; empty if it is.
+func (r *reloader) reason() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.fault
+}
+
+// currentVerifier is the verifier in force.
+func (r *reloader) currentVerifier() *jwtproof.Verifier {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.verifier
+}
+
+func look(files []string) map[string]os.FileInfo {
+	seen := make(map[string]os.FileInfo, len(files))
+	for _, f := range files {
+		info, err := os.Stat(f)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			info = nil
+		}
+		seen[f] = info
+	}
+	return seen
+}
+
+func same(a, b map[string]os.FileInfo) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for name, was := range a {
+		is, ok := b[name]
+		if !ok || (was == nil) != (is == nil) {
+			return false
+		}
+		if was != nil && (!os.SameFile(was, is) || was.Size() != is.Size() || !was.ModTime().Equal(is.ModTime())) {
+			return false
+		}
+	}
+	return true
+}
+
+func firstLine(s string) string {
+	line, rest, _ := strings.Cut(s, "\n")
+	if rest != "" {
+		line += " (and more; see the log)"
+	}
+	return line
+}

@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/credbroker/credbroker/internal/audit"
+	"github.com/credbroker/credbroker/internal/broker"
+	"github.com/credbroker/credbroker/internal/cache"
+	"github.com/credbroker/credbroker/internal/config"
+	"github.com/credbroker/credbroker/internal/exchange/minio"
+	"github.com/credbroker/credbroker/internal/issuer"
+	"github.com/credbroker/credbroker/internal/metrics"
+	"github.com/credbroker/credbroker/internal/server"
+)
+
+func newServeCommand() *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use:     "serve",
+		GroupID: "run",
+		Short:   "Run the broker",
+		Long: `serve runs the broker until SIGTERM. SIGHUP, or a change of the configuration's files, reloads rules, issuers and
+certificates; a faulty file changes nothing and is reported in the log, in /readyz and by 'broker admin status'.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return serve(c.Context(), func() (*config.Config, error) { return config.Load(file, os.Environ()) })
+		},
+	}
+	registerConfigFlag(c, &file)
+	return c
+}
+
+// serve runs a broker until ctx ends. Notices are things that whoever looks at /readyz ought to know.
+func serve(ctx context.Context, load func() (*config.Config, error), notices ...string) error {
+	if err := forbidCoreDumps(); err != nil {
+		return err
+	}
+	cfg, err := load()
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Log.Level}))
+	p, err := assemble(cfg, load, log, notices)
+	if err != nil {
+		return err
+	}
+	return p.run(ctx)
+}
+
+// program is a broker with everything around it.
+type program struct {
+	cfg        *config.Config
+	log        *slog.Logger
+	startedAt  time.Time
+	notices    []string
+	audit      *audit.Writer
+	issuer     *issuer.Issuer
+	exchangers map[string]*minio.Exchanger
+	cache      *cache.Memory
+	broker     *broker.Broker
+	reloader   *reloader
+	transports *transports
+	draining   atomic.Bool
+}
+
+// assemble makes the parts and opens the listeners; nothing runs yet.
+func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog.Logger, notices []string) (*program, error) {
+	m := metrics.New(versionText())
+	p := &program{cfg: cfg, log: log, startedAt: time.Now(), notices: append(cfg.Warnings(), notices...)}
+	var err error
+	if p.audit, err = audit.Open(audit.Config{Path: cfg.Audit.Path, OnError: func(err error) {
+		m.AuditFailed()
+		log.Error("audit log can't be written", "error", err.Error())
+	}}); err != nil {
+		return nil, err
+	}
+	fingerprinter, err := newFingerprinter(cfg.Audit.FingerprintKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	if p.issuer, err = issuer.New(issuer.Config{URL: cfg.Issuer.URL, RotateEvery: cfg.Issuer.KeyRotation}); err != nil {
+		return nil, err
+	}
+	if p.exchangers, err = newExchangers(cfg, p.issuer, m, log); err != nil {
+		return nil, err
+	}
+	verifier, err := newVerifiers(cfg, nil, log)
+	if err != nil {
+		return nil, err
+	}
+	backends := backends(cfg)
+	book, err := newRulebook(cfg, backends, verifier)
+	if err != nil {
+		return nil, err
+	}
+	p.cache = cache.NewMemory(cache.MemoryConfig{MaxBytes: cfg.Cache.MaxBytes})
+	p.broker = broker.New(broker.Config{
+		Cache: p.cache,
+		Keyer: cache.NewKeyer(randomKey()),
+		Flight: cache.NewFlight(cache.FlightConfig{OnPanic: func(_ any, stack []byte) {
+			log.Error("panic during an exchange", "stack", string(stack))
+		}}),
+		Audit:         p.audit,
+		Fingerprinter: fingerprinter,
+		Exchangers:    asBrokerExchangers(cfg, p.exchangers),
+		Code:          server.Code,
+		Log:           log,
+		MaxInFlight:   cfg.Limits.MaxInFlight,
+		MaxMints:      cfg.Limits.MaxMints,
+		Observe:       m.Observe,
+	}, book)
+	p.reloader = &reloader{
+		load: load, broker: p.broker, backends: backends, metrics: m, log: log, reopenAudit: p.audit.Reopen,
+		started: cfg, verifier: verifier, watched: cfg.Watched(), seen: look(cfg.Watched()),
+	}
+	if p.transports, err = listen(p, promhttp.HandlerFor(m.Registry, promhttp.HandlerOpts{})); err != nil {
+		return nil, err
+	}
+	p.reloader.certificates = p.transports.certificates
+	p.export(m)
+	m.Loaded(book.LoadedAt)
+	return p, nil
+}
+
+// run serves until ctx ends or a listener fails, then stops: not ready for the drain time, then no new calls, then the end
+// by the deadline.
+func (p *program) run(ctx context.Context) error {
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	var workers sync.WaitGroup
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	workers.Go(func() { p.reloader.watch(background, hup) })
+	workers.Go(func() { p.issuer.Run(background) })
+	workers.Go(func() { p.cache.Run(background) })
+	for _, x := range p.exchangers {
+		workers.Go(func() { x.Run(background) })
+	}
+
+	listeners, failed := errgroup.WithContext(ctx)
+	p.transports.serve(listeners)
+	book := p.broker.Rulebook()
+	p.log.Info("broker started", "version", versionText(), "grpc", p.transports.grpc.Addr().String(), "http", p.transports.http.Addr().String(),
+		"metrics", p.transports.ops.Addr().String(), "admin", p.transports.admin.Addr().String(), "rule_set", book.Rules.Version(), "roles", book.Rules.Len(),
+		"notices", p.notices)
+
+	<-failed.Done()
+	p.draining.Store(true)
+	p.log.Info("stopping", "drain", p.cfg.Shutdown.Drain.String(), "deadline", p.cfg.Shutdown.Deadline.String())
+	if ctx.Err() != nil {
+		// Load balancers see /readyz fail and turn away before the listeners close.
+		time.Sleep(p.cfg.Shutdown.Drain)
+	}
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.Shutdown.Deadline)
+	defer cancel()
+	err := p.transports.shutdown(deadline)
+	err = errors.Join(err, listeners.Wait())
+	stopBackground()
+	workers.Wait()
+	if closeErr := p.audit.Close(); closeErr != nil {
+		err = errors.Join(err, fmt.Errorf("audit log: %w", closeErr))
+	}
+	p.log.Info("stopped")
+	return err
+}
+
+// ready says whether calls may be sent here, and everything that is wrong. Only what this process itself can't do without
+// makes it not ready: a back-end that is down is down for every replica.
+func (p *program) ready() server.Readiness {
+	ready, reasons := true, slices.Clone(p.notices)
+	if p.draining.Load() {
+		ready, reasons = false, append(reasons, "stopping")
+	}
+	if err := p.audit.Healthy(); err != nil {
+		ready, reasons = false, append(reasons, "audit log: "+err.Error())
+	}
+	if fault := p.reloader.reason(); fault != "" {
+		reasons = append(reasons, fault)
+	}
+	reasons = append(reasons, p.reloader.currentVerifier().Status()...)
+	for _, name := range slices.Sorted(maps.Keys(p.exchangers)) {
+		if s := p.exchangers[name].Status(); s != "" {
+			reasons = append(reasons, "exchanger "+name+": "+s)
+		}
+	}
+	return server.Readiness{Ready: ready, Reasons: reasons}
+}
+
+// export adds the values that are read when metrics are scraped.
+func (p *program) export(m *metrics.Metrics) {
+	for name, x := range p.exchangers {
+		m.Gauge("credbroker_minio_accepts_forged_tokens", "1 if the exchanger's MinIO took a forged token at the last self-test: nothing is issued from it.",
+			map[string]string{"exchanger": name}, func() float64 {
+				if x.AcceptsForgedTokens() {
+					return 1
+				}
+				return 0
+			})
+	}
+	m.Gauge("credbroker_cache_entries", "Credentials in the memory cache.", nil, func() float64 { return float64(p.cache.Stats().Entries) })
+	m.Gauge("credbroker_cache_bytes", "Bytes that the memory cache holds.", nil, func() float64 { return float64(p.cache.Stats().Bytes) })
+	m.Counter("credbroker_cache_hits_total", "Look-ups that found credentials.", nil, func() float64 { return float64(p.cache.Stats().Hits) })
+	m.Counter("credbroker_cache_misses_total", "Look-ups that found none.", nil, func() float64 { return float64(p.cache.Stats().Misses) })
+	m.Counter("credbroker_cache_evictions_total", "Credentials dropped to make room.", nil, func() float64 { return float64(p.cache.Stats().Evictions) })
+}
+
+// Reload implements server.Admin.
+func (p *program) Reload(context.Context) (server.ReloadResult, error) {
+	needsRestart, err := p.reloader.reload()
+	result := server.ReloadResult{RuleSet: p.broker.Rulebook().Rules.Version(), NeedsRestart: needsRestart}
+	if err != nil {
+		result.Faults = strings.Split(err.Error(), "\n")
+	}
+	return result, nil
+}
+
+// Status implements server.Admin.
+func (p *program) Status() server.Status {
+	book, stats := p.broker.Rulebook(), p.cache.Stats()
+	return server.Status{
+		Version: versionText(), StartedAt: p.startedAt, RuleSet: book.Rules.Version(), Roles: book.Rules.Len(), RulesLoadedAt: book.LoadedAt,
+		Readiness: p.ready(), KeyIDs: p.issuer.KeyIDs(), CacheEntries: stats.Entries, CacheBytes: stats.Bytes,
+	}
+}

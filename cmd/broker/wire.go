@@ -1,0 +1,127 @@
+package main
+
+import (
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"maps"
+	"time"
+
+	"github.com/credbroker/credbroker/internal/attest"
+	"github.com/credbroker/credbroker/internal/attest/jwtproof"
+	"github.com/credbroker/credbroker/internal/audit"
+	"github.com/credbroker/credbroker/internal/broker"
+	"github.com/credbroker/credbroker/internal/config"
+	"github.com/credbroker/credbroker/internal/exchange/minio"
+	"github.com/credbroker/credbroker/internal/issuer"
+	"github.com/credbroker/credbroker/internal/metrics"
+	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/secret"
+)
+
+// This file is the only one that knows which kinds there are and which package implements each.
+
+// backends tells the policy what each configured exchanger honours, without starting one.
+func backends(cfg *config.Config) map[string]policy.Backend {
+	out := make(map[string]policy.Backend, len(cfg.Exchangers))
+	for name, e := range cfg.Exchangers {
+		switch e.Kind {
+		case config.KindMinIOWebIdentity:
+			out[name] = minio.Honours(e.AllowedPolicies)
+		}
+	}
+	return out
+}
+
+// newExchangers makes the configured exchangers; each still has to be run.
+func newExchangers(cfg *config.Config, iss *issuer.Issuer, m *metrics.Metrics, log *slog.Logger) (map[string]*minio.Exchanger, error) {
+	out := map[string]*minio.Exchanger{}
+	for name, e := range cfg.Exchangers {
+		switch e.Kind {
+		case config.KindMinIOWebIdentity:
+			tokens, err := iss.Source(issuer.SourceConfig{Audience: e.ClientID, AllowedPolicies: e.AllowedPolicies, Dangerous: e.Dangerous})
+			if err != nil {
+				return nil, fmt.Errorf("exchangers.%s: %w", name, err)
+			}
+			x, err := minio.New(minio.Config{
+				Endpoint: e.Endpoint, CAFile: e.CAFile, ClientID: e.ClientID, Tokens: tokens,
+				AllowedPolicies: e.AllowedPolicies, Timeout: e.Timeout, Log: log,
+				Observe: func(outcome string, took time.Duration) { m.Exchanged(name, outcome, took) },
+			})
+			if err != nil {
+				return nil, fmt.Errorf("exchangers.%s: %w", name, err)
+			}
+			out[name] = x
+		default:
+			return nil, fmt.Errorf("exchangers.%s: kind %q is not known", name, e.Kind)
+		}
+	}
+	return out, nil
+}
+
+// newVerifiers makes a verifier for each kind of proof that is configured. Issuers that did not change keep what the
+// previous verifier learned.
+func newVerifiers(cfg *config.Config, previous *jwtproof.Verifier, log *slog.Logger) (*jwtproof.Verifier, error) {
+	issuers := make([]jwtproof.Issuer, len(cfg.Issuers))
+	for i, c := range cfg.Issuers {
+		attributes := make(map[string]jwtproof.Attribute, len(c.Attributes))
+		for name, a := range c.Attributes {
+			attributes[name] = jwtproof.Attribute{Claim: a.Claim, Path: a.Path}
+		}
+		issuers[i] = jwtproof.Issuer{
+			Name: c.Name, Issuer: c.Issuer,
+			Keys: jwtproof.KeySource{
+				Discovery: c.Discovery, JWKSURL: c.JWKSURL, JWKSFile: c.JWKSFile, PEMFile: c.PEM.File, PEMKeyID: c.PEM.KID,
+				CAFile: c.CAFile, BearerFile: c.BearerFile, AllowPlaintext: c.InsecurePlaintext,
+			},
+			Audiences: c.Audiences, SoleAudience: c.AudienceMatch == config.AudienceSole, AuthorizedParties: c.AuthorizedParties,
+			Types: c.Types, Algorithms: c.Algorithms, Skew: c.Skew, MaxLifetime: c.MaxLifetime, SingleUse: c.SingleUse,
+			Attributes: attributes,
+		}
+	}
+	return jwtproof.New(issuers, jwtproof.Options{Previous: previous, Log: log})
+}
+
+// newRulebook compiles what a configuration says about identities and roles.
+func newRulebook(cfg *config.Config, backends map[string]policy.Backend, verifier *jwtproof.Verifier) (broker.Rulebook, error) {
+	rules, err := compileRules(cfg, backends)
+	if err != nil {
+		return broker.Rulebook{}, err
+	}
+	return broker.Rulebook{
+		Verifiers: map[attest.Kind]attest.Verifier{attest.KindOIDC: verifier},
+		Rules:     rules,
+		LoadedAt:  time.Now(),
+	}, nil
+}
+
+func asBrokerExchangers(cfg *config.Config, exchangers map[string]*minio.Exchanger) map[string]broker.Exchanger {
+	out := make(map[string]broker.Exchanger, len(exchangers))
+	for name, x := range maps.All(exchangers) {
+		e := cfg.Exchangers[name]
+		out[name] = broker.Exchanger{Exchanger: x, Target: e.Kind + " " + e.Endpoint + " " + e.ClientID}
+	}
+	return out
+}
+
+// newFingerprinter keys proof fingerprints from the configured file, or at random: then they can be compared only until
+// the next start.
+func newFingerprinter(path string) (audit.Fingerprinter, error) {
+	if path == "" {
+		return audit.NewFingerprinter(randomKey()), nil
+	}
+	key, err := secret.ReadFile(path, 4096)
+	if err != nil {
+		return audit.Fingerprinter{}, fmt.Errorf("audit.fingerprint_key_file: %w", err)
+	}
+	if key.Len() < 32 {
+		return audit.Fingerprinter{}, fmt.Errorf("audit.fingerprint_key_file: %s holds %d bytes, at least 32 are needed", path, key.Len())
+	}
+	return audit.NewFingerprinter(key), nil
+}
+
+func randomKey() secret.Secret {
+	var key [32]byte
+	_, _ = rand.Read(key[:]) // crypto/rand.Read never fails
+	return secret.New(string(key[:]))
+}
