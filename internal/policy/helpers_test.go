@@ -96,7 +96,7 @@ func wantRefusal(t testing.TB, rules *policy.Rules, id attest.Identity, w policy
 		t.Fatalf("Resolve(%+v) = %+v, %v; want %v", w, grant, err, reason)
 	}
 	_, isInput := errors.AsType[*policy.InputError](err)
-	if wantInput := reason != policy.ErrDenied; isInput != wantInput {
+	if wantInput := !errors.Is(reason, policy.ErrDenied); isInput != wantInput {
 		t.Errorf("%v: an InputError: %t, want %t", err, isInput, wantInput)
 	}
 	if grant.Role != "" || grant.Policies != nil || grant.SessionPolicy != "" {

@@ -77,7 +77,8 @@ func cut(s string) ([]piece, error) {
 		}
 		name, tail, closed := strings.Cut(after, "}}")
 		attr, isAttr := strings.CutPrefix(name, "attrs.")
-		if !closed || name != "subject" && name != "tenant" && !(isAttr && attributeName.MatchString(attr)) {
+		known := name == "subject" || name == "tenant" || isAttr && attributeName.MatchString(attr)
+		if !closed || !known {
 			return nil, fmt.Errorf("in %q: expected {{subject}}, {{tenant}}, {{role}} or {{attrs.NAME}}", s)
 		}
 		// With "{{tenant}}-{{subject}}", subject c of tenant a-b would get what subject b-c of tenant a gets.
@@ -149,7 +150,7 @@ func placeholderValue(id *attest.Identity, placeholder string) (string, error) {
 
 func checkValue(placeholder, value string) (string, error) {
 	if !validValue(value) {
-		return "", fmt.Errorf("{{%s}} is %.128q, expected 1 to %d of A-Z a-z 0-9 . _ @ = + - and not . or ..",
+		return "", fmt.Errorf("{{%s}} is %.128q, expected 1 to %d of A-Z a-z 0-9 . _ @ = + - but neither . nor .. alone",
 			placeholder, value, maxValueBytes)
 	}
 	return value, nil

@@ -21,7 +21,7 @@ const (
 func Contains(outer, inner Document) error {
 	for i, s := range inner.Statements {
 		if s.Effect == Allow && !slices.ContainsFunc(outer.Statements, func(o Statement) bool { return o.covers(s) }) {
-			return fmt.Errorf("Statement[%d] is not within any single Allow of the role's policy", i)
+			return fmt.Errorf("your Statement[%d] is not within any single Allow of the role's policy", i)
 		}
 	}
 	for i, o := range outer.Statements {
@@ -32,12 +32,12 @@ func Contains(outer, inner Document) error {
 	return nil
 }
 
-// covers reports whether the statement is an Allow of all that the Allow s allows.
-func (o Statement) covers(s Statement) bool {
-	return o.Effect == Allow &&
-		(o.Condition == nil || o.Condition.Equal(s.Condition)) &&
-		allCovered(o.Actions, s.Actions, actionContains) &&
-		allCovered(o.Resources, s.Resources, resourceContains)
+// covers reports whether the statement is an Allow of all that the Allow inner allows.
+func (s Statement) covers(inner Statement) bool {
+	return s.Effect == Allow &&
+		(s.Condition == nil || s.Condition.Equal(inner.Condition)) &&
+		allCovered(s.Actions, inner.Actions, actionContains) &&
+		allCovered(s.Resources, inner.Resources, resourceContains)
 }
 
 func allCovered(outer, inner []string, contains func([]string, string) bool) bool {

@@ -62,7 +62,7 @@ func parse(text string, variables bool) (Document, error) {
 		return Document{}, err
 	}
 	if top["Version"] != Version {
-		return Document{}, fmt.Errorf("Version: it must be %q", Version)
+		return Document{}, fmt.Errorf("the Version must be %q", Version)
 	}
 	list, ok := top["Statement"].([]any)
 	if !ok {
