@@ -111,7 +111,7 @@ func TestEmptyFileIsValid(t *testing.T) {
 func TestValuesAreDecoded(t *testing.T) {
 	c, err := Parse("/etc/broker.yaml", []byte(`
 issuers:
-  - {name: a, issuer: "https://a.example/", audiences: [x, y], types: [at+jwt], skew: 0s, attributes: {home: {claim: h, path: true}}}
+  - {name: a, issuer: "https://a.example/", audiences: [x, y], types: [at+jwt], skew: 1s, attributes: {home: {claim: h, path: true}}}
   - {name: b, issuer: "https://b.example", audiences: [x], pem: {file: /k, kid: '1'}}
 exchangers:
   minio: {kind: minio-web-identity, endpoint: "http://[::1]:9000", client_id: c, allowed_policies: [p, consoleAdmin], dangerous: true}
@@ -132,7 +132,7 @@ roles:
 	}
 	a := Issuer{
 		Name: "a", Issuer: "https://a.example/", Discovery: true, Audiences: []string{"x", "y"}, AudienceMatch: AudienceContains,
-		Types: []string{"at+jwt"}, Algorithms: []string{"RS256", "ES256"}, MaxLifetime: time.Hour,
+		Types: []string{"at+jwt"}, Algorithms: []string{"RS256", "ES256"}, Skew: time.Second, MaxLifetime: time.Hour,
 		Attributes: map[string]Attribute{"home": {Claim: "h", Path: true}},
 	}
 	b := Issuer{
@@ -193,5 +193,39 @@ func TestTextThatIsNotReadAtAll(t *testing.T) {
 	}
 	if _, err := Parse("f", bytes.Repeat([]byte("#"), maxFileBytes), nil); err != nil {
 		t.Errorf("a file of the largest size: %v", err)
+	}
+}
+
+func TestNearest(t *testing.T) {
+	long := strings.Repeat("k", 127)
+	for _, c := range []struct {
+		unknown string
+		known   []string
+		want    string
+	}{
+		{"addresss", []string{"socket", "address"}, "did you mean address?"},
+		{"ab", []string{"b"}, "did you mean b?"},
+		{"ab", []string{"cd"}, ""},                              // 2 apart, of 2
+		{"abcdefghi", []string{"abcde"}, "did you mean abcde?"}, // 4 apart
+		{"abcdefghij", []string{"abcde"}, ""},                   // 5 apart
+		{"cat", []string{"bat", "hat"}, "did you mean bat?"},    // the first of two
+		{long + "x", []string{long}, "did you mean " + long + "?"},
+		{long + "xx", []string{long}, ""},
+	} {
+		if got := nearest(c.unknown, c.known); got != c.want {
+			t.Errorf("%.20s: got %.40q, want %.40q", c.unknown, got, c.want)
+		}
+	}
+}
+
+func TestJoinQuotesWhatCouldBeAPath(t *testing.T) {
+	plain := "azAZ09_-"
+	if got := join("a", plain); got != "a."+plain || join("", plain) != plain || join("", strings.Repeat("k", 64)) != strings.Repeat("k", 64) {
+		t.Errorf("got %s", got)
+	}
+	for _, odd := range []string{"", ".", "[", "/", ":", "@", "`", "{", " ", "\n", "é", strings.Repeat("k", 65)} {
+		if got := join("a", odd); !strings.HasPrefix(got, `a["`) || strings.Contains(got, "\n") {
+			t.Errorf("%q: got %q", odd, got)
+		}
 	}
 }

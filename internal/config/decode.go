@@ -83,6 +83,7 @@ func invalid(data []byte) int {
 	return len(data)
 }
 
+// syntax reports text that isn't YAML. The library names the line where the construct begins, or the one before.
 func (d *decoder) syntax(err error) {
 	d.unreadable = true
 	line, problem := 1, err.Error()
@@ -92,7 +93,7 @@ func (d *decoder) syntax(err error) {
 			line = n
 		}
 	}
-	d.fault(line, "", "not YAML: %s", problem)
+	d.fault(line, "", "not YAML at this line or after it: %s", problem)
 }
 
 // defaulter is a value in a list or map that doesn't begin as its type's zero value.

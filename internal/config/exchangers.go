@@ -50,18 +50,23 @@ func (v *validator) exchangers() {
 		v.url(path+".endpoint", e.Endpoint, e.InsecurePlaintext, noPath)
 		v.text(path+".client_id", e.ClientID)
 		v.duration(path+".timeout", e.Timeout, 100*time.Millisecond, 30*time.Second)
+		v.allowedPolicies(path+".allowed_policies", &e)
+	}
+}
 
-		v.count(path+".allowed_policies", len(e.AllowedPolicies), 1, 256)
-		seen := map[string]string{}
-		for n, p := range e.AllowedPolicies {
-			at := index(path+".allowed_policies", n)
-			if !policyName.MatchString(p) {
-				v.fault(at, "%.64q; expected a policy name that matches %s", p, policyName)
-			}
-			v.unique(at, p, seen)
-			if slices.Contains(dangerousPolicies, p) && !e.Dangerous {
-				v.fault(at, "%q rules over MinIO itself; expected another policy, or dangerous: true", p)
-			}
+func (v *validator) allowedPolicies(path string, e *Exchanger) {
+	if !v.count(path, len(e.AllowedPolicies), 1, 256) {
+		return
+	}
+	seen := map[string]string{}
+	for n, p := range e.AllowedPolicies {
+		at := index(path, n)
+		if !policyName.MatchString(p) {
+			v.fault(at, "%.64q; expected a policy name that matches %s", p, policyName)
+		}
+		v.unique(at, p, seen)
+		if slices.Contains(dangerousPolicies, p) && !e.Dangerous {
+			v.fault(at, "%q rules over MinIO itself; expected another policy, or dangerous: true", p)
 		}
 	}
 }

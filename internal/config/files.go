@@ -38,7 +38,7 @@ func (c *Config) files() []namedFile {
 			namedFile{path: i.JWKSFile, key: at + ".jwks_file", reload: true},
 			namedFile{path: i.PEM.File, key: at + ".pem.file", reload: true},
 			namedFile{path: i.CAFile, key: at + ".ca_file", reload: true},
-			namedFile{path: i.BearerFile, key: at + ".bearer_file", least: 1, most: 64 << 10}) // read at each fetch
+			namedFile{path: i.BearerFile, key: at + ".bearer_file", least: 1, most: 16 << 10}) // read at each fetch
 	}
 	for name, e := range c.Exchangers {
 		out = append(out, namedFile{path: e.CAFile, key: join("exchangers", name) + ".ca_file"})

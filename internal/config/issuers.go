@@ -49,7 +49,7 @@ type Issuer struct {
 	// Algorithms are the signature algorithms taken: RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 ES512 EdDSA. Default
 	// [RS256, ES256].
 	Algorithms []string `yaml:"algorithms"`
-	// Skew is how far clocks may differ: 0s to 60s. Default 30s.
+	// Skew is how far clocks may differ: 1s to 60s. Default 30s.
 	Skew time.Duration `yaml:"skew"`
 	// MaxLifetime is the longest life (`exp` - `iat`) of a token: 1s to 24h. Default 1h.
 	MaxLifetime time.Duration `yaml:"max_lifetime"`
@@ -69,7 +69,7 @@ type PEM struct {
 
 // Attribute says which claim an attribute comes from.
 type Attribute struct {
-	// Claim is a claim's name, or a JSON pointer (RFC 6901) to one; at most 255 bytes. The claim `email` counts only if
+	// Claim is a claim's name, or a JSON pointer (RFC 6901) of at most 16 steps to one; at most 255 bytes. The claim `email` counts only if
 	// email_verified is true. Required.
 	Claim string `yaml:"claim"`
 	// Path says that the values are paths, in which "/" separates segments. Default false.
@@ -176,26 +176,37 @@ func (v *validator) audiences(path string, i *Issuer) {
 
 // tokenForm checks what says how a token has to be made.
 func (v *validator) tokenForm(path string, i *Issuer) {
-	seen := map[string]string{}
-	v.count(path+".types", len(i.Types), 1, 8)
-	for n, t := range i.Types {
-		at := index(path+".types", n)
-		bare := strings.TrimPrefix(strings.ToLower(t), "application/")
-		if !mediaType.MatchString(bare) || bare == "" && t != "" {
-			v.fault(at, `%.64q; expected a media type like JWT or at+jwt, or "" for none`, t)
-		}
-		v.unique(at, bare, seen)
-	}
-	v.count(path+".algorithms", len(i.Algorithms), 1, len(algorithms))
-	seen = map[string]string{}
-	for n, a := range i.Algorithms {
-		v.oneOf(index(path+".algorithms", n), a, algorithms...)
-		v.unique(index(path+".algorithms", n), a, seen)
-	}
-	v.duration(path+".skew", i.Skew, 0, time.Minute)
+	v.types(path+".types", i.Types)
+	v.algorithms(path+".algorithms", i.Algorithms)
+	v.duration(path+".skew", i.Skew, time.Second, time.Minute)
 	v.duration(path+".max_lifetime", i.MaxLifetime, time.Second, 24*time.Hour)
 	if i.SingleUse && v.Replicas != ReplicasSingle {
 		v.fault(path+".single_use", "each broker remembers its own tokens alone; expected replicas: single with it")
+	}
+}
+
+func (v *validator) types(path string, types []string) {
+	if !v.count(path, len(types), 1, 8) {
+		return
+	}
+	seen := map[string]string{}
+	for n, t := range types {
+		bare := strings.TrimPrefix(strings.ToLower(t), "application/")
+		if !mediaType.MatchString(bare) || bare == "" && t != "" {
+			v.fault(index(path, n), `%.64q; expected a media type like JWT or at+jwt, or "" for none`, t)
+		}
+		v.unique(index(path, n), bare, seen)
+	}
+}
+
+func (v *validator) algorithms(path string, names []string) {
+	if !v.count(path, len(names), 1, len(algorithms)) {
+		return
+	}
+	seen := map[string]string{}
+	for n, name := range names {
+		v.oneOf(index(path, n), name, algorithms...)
+		v.unique(index(path, n), name, seen)
 	}
 }
 
@@ -209,8 +220,8 @@ func (v *validator) attributes(path string, attributes map[string]Attribute) {
 			v.fault(at, "%.64q; expected an attribute name that matches %s", name, attributeName)
 		}
 		v.text(at+".claim", claim)
-		if strings.HasPrefix(claim, "/") && !jsonPointer.MatchString(claim) {
-			v.fault(at+".claim", `%.64q; expected a JSON pointer, in which "~" is followed by 0 or 1`, claim)
+		if strings.HasPrefix(claim, "/") && (!jsonPointer.MatchString(claim) || strings.Count(claim, "/") > 16) {
+			v.fault(at+".claim", `%.64q; expected a JSON pointer of at most 16 steps, in which "~" is followed by 0 or 1`, claim)
 		}
 	}
 }

@@ -97,7 +97,9 @@ var (
 )
 
 func (v *validator) name(path, name string) {
-	if !entryName.MatchString(name) {
+	if name == "" {
+		v.required(path, name)
+	} else if !entryName.MatchString(name) {
 		v.fault(path, "%.64q; expected a name that matches %s", name, entryName)
 	}
 }
