@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -157,7 +158,7 @@ func (p *program) run(ctx context.Context) error {
 	p.transports.serve(listeners)
 	book := p.broker.Rulebook()
 	p.log.Info("broker started", "version", versionText(), "grpc", p.transports.grpc.Addr().String(), "http", p.transports.http.Addr().String(),
-		"metrics", p.transports.ops.Addr().String(), "admin", p.transports.admin.Addr().String(), "rule_set", book.Rules.Version(), "roles", book.Rules.Len(),
+		"metrics", p.transports.ops.Addr().String(), "admin", cmp.Or(p.cfg.Listeners.Admin.Address, p.cfg.Listeners.Admin.Socket), "rule_set", book.Rules.Version(), "roles", book.Rules.Len(),
 		"notices", p.notices)
 
 	<-failed.Done()

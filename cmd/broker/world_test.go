@@ -34,11 +34,11 @@ type world struct {
 	minio *brokertest.MinIO
 }
 
-// newWorld prepares all three and starts the identity provider alone.
-func newWorld(t *testing.T) *world {
+// newWorld prepares all three and starts the identity provider alone. Env are further variables for the broker.
+func newWorld(t *testing.T, env ...string) *world {
 	t.Helper()
 	w := &world{t: t, idp: brokertest.NewIDP(t)}
-	w.Broker = brokertest.NewBroker(t, brokertest.BrokerOptions{})
+	w.Broker = brokertest.NewBroker(t, brokertest.BrokerOptions{Env: env})
 	w.minio = brokertest.NewMinIO(t, brokertest.MinIOOptions{IssuerURL: w.HTTP})
 	w.WriteConfig(w.config(""))
 	return w
