@@ -24,6 +24,7 @@ func newAdminCommand() *cobra.Command {
 		GroupID: "run",
 		Short:   "Ask a running broker: why a decision came out as it did, how it is, or to reload",
 		Args:    cobra.NoArgs,
+		RunE:    help,
 	}
 	c.PersistentFlags().StringVar(&socket, "socket", "/run/credbroker/admin.sock", "the broker's admin socket")
 	c.AddCommand(

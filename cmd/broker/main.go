@@ -62,6 +62,7 @@ Use it:                    broker get --role reports --format env`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
+		RunE:          help,
 	}
 	root.AddGroup(
 		&cobra.Group{ID: "run", Title: "Run a broker:"},
@@ -78,6 +79,9 @@ Use it:                    broker get --role reports --format env`,
 	asUsageErrors(root)
 	return root
 }
+
+// help is what a command does that only has subcommands. Without it cobra would take a wrong word for a call for help.
+func help(c *cobra.Command, _ []string) error { return c.Help() }
 
 // asUsageErrors makes every complaint about arguments a usageError: the flag hook of cobra sees flags alone.
 func asUsageErrors(c *cobra.Command) {

@@ -18,12 +18,6 @@ import (
 	"github.com/credbroker/credbroker/internal/brokertest"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	brokertest.RemoveBrokerProgram()
-	os.Exit(code)
-}
-
 const reportsRW = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:GetObject","s3:PutObject"],"Resource":["arn:aws:s3:::reports/*"]}]}`
 
 // world is an identity provider, a real broker and a real MinIO that trusts it.
