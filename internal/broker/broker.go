@@ -23,8 +23,9 @@ var (
 	ErrInvalidRequest = errors.New("invalid request")
 	// ErrBusy means that the broker has as much in hand as it allows itself: retry.
 	ErrBusy = errors.New("too many requests in flight")
-	// ErrRateLimited means that this identity had too many new credentials minted within a minute: retry later.
-	ErrRateLimited = errors.New("too many new credentials for this identity")
+	// ErrRateLimited means that this identity had too many new credentials minted within a minute, or asked too often which
+	// roles it may use: retry later.
+	ErrRateLimited = errors.New("too many costly calls by this identity")
 	// ErrUnknownRequest means that no decision with that request ID is remembered.
 	ErrUnknownRequest = errors.New("no such decision is remembered")
 )
@@ -79,7 +80,7 @@ type Config struct {
 	Log  *slog.Logger
 	// MaxInFlight bounds the calls in hand at one time.
 	MaxInFlight int
-	// MaxMints bounds the new credentials for one identity in one minute.
+	// MaxMints bounds the new credentials for one identity in one minute, and as well its questions which roles it may use.
 	MaxMints int
 	// Observe is told of every call that was not refused as too many; optional.
 	Observe func(Outcome)
@@ -106,7 +107,9 @@ type Broker struct {
 	cfg      Config
 	book     atomic.Pointer[Rulebook]
 	inFlight chan struct{}
-	mints    *mintLimiter
+	// mints counts exchanges: without a bound, one caller could have a new key minted with every call, by asking for another
+	// TTL or another narrowing each time. Accesses counts questions that evaluate every role.
+	mints, accesses *perMinute
 	recent   *recentDecisions
 }
 
@@ -121,7 +124,8 @@ func New(cfg Config, book Rulebook) *Broker {
 	b := &Broker{
 		cfg:      cfg,
 		inFlight: make(chan struct{}, cfg.MaxInFlight),
-		mints:    newMintLimiter(cfg.MaxMints),
+		mints:    newPerMinute(cfg.MaxMints),
+		accesses: newPerMinute(cfg.MaxMints),
 		recent:   newRecentDecisions(recentLimit),
 	}
 	b.book.Store(&book)
@@ -163,8 +167,8 @@ func (b *Broker) Issue(ctx context.Context, req Request) (Issued, error) {
 	return issued, nil
 }
 
-// ExplainAccess tells a caller who it is to the broker and which roles it may use. Its errors are those of Issue up to
-// the policy's.
+// ExplainAccess tells a caller who it is to the broker and which roles it may use. Its errors are those of Issue but for the
+// policy's and the exchanger's.
 func (b *Broker) ExplainAccess(ctx context.Context, req Request) (Access, error) {
 	return b.access(ctx, req, eventExplain)
 }
@@ -180,6 +184,9 @@ func (b *Broker) access(ctx context.Context, req Request, event string) (Access,
 	err := b.decide(req, event, func(book *Rulebook, d *decision) error {
 		if err := b.identify(ctx, book, req, d); err != nil {
 			return err
+		}
+		if !b.accesses.allow(identityOf(b.cfg.Keyer, *d.Identity), b.cfg.Now()) {
+			return ErrRateLimited
 		}
 		access = Access{Identity: *d.Identity, Roles: book.Rules.Allowed(*d.Identity)}
 		return nil

@@ -484,6 +484,25 @@ func TestACallerLearnsItsOwnRolesAlone(t *testing.T) {
 	}
 }
 
+func TestRolesAreListedOnlySoOften(t *testing.T) {
+	w := newWorld(t)
+	for range 5 {
+		if _, err := w.ListRoles(t.Context(), ask("alice|finance", "")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.ExplainAccess(t.Context(), ask("alice|finance", "")); !errors.Is(err, broker.ErrRateLimited) {
+		t.Errorf("the sixth: %v", err)
+	}
+	if _, err := w.ListRoles(t.Context(), ask("bob|finance", "")); err != nil {
+		t.Errorf("somebody else: %v", err)
+	}
+	w.advance(time.Minute)
+	if _, err := w.ListRoles(t.Context(), ask("alice|finance", "")); err != nil {
+		t.Errorf("a minute later: %v", err)
+	}
+}
+
 func TestOperatorsLearnWhy(t *testing.T) {
 	w := newWorld(t)
 	_, _ = w.Issue(t.Context(), ask("bob|engineering", "reports"))

@@ -88,7 +88,8 @@ type Log struct {
 type Limits struct {
 	// MaxInFlight is how many calls are worked on at one time, 1 to 65536; more are refused. Default 4096.
 	MaxInFlight int `yaml:"max_in_flight"`
-	// MaxMints is how many new credentials one identity gets in a minute, 1 to 100000; cache hits don't count. Default 60.
+	// MaxMints is how many new credentials one identity gets in a minute, 1 to 100000; cache hits don't count. Default 60. As
+	// often it may ask which roles it may use.
 	MaxMints int `yaml:"max_mints"`
 	// RequestTimeout ends a call: 100ms to 60s. Default 10s.
 	RequestTimeout time.Duration `yaml:"request_timeout"`

@@ -53,7 +53,7 @@ func New(version string) *Metrics {
 		}),
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "credbroker_config_reloads_total",
-			Help: "Attempts to reload the configuration by outcome (ok, refused).",
+			Help: "Attempts to load the configuration by outcome (ok, refused).",
 		}, []string{"outcome"}),
 		reloaded: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "credbroker_config_last_load_timestamp_seconds",
