@@ -110,7 +110,7 @@ type Broker struct {
 	// mints counts exchanges: without a bound, one caller could have a new key minted with every call, by asking for another
 	// TTL or another narrowing each time. Accesses counts questions that evaluate every role.
 	mints, accesses *perMinute
-	recent   *recentDecisions
+	recent          *recentDecisions
 }
 
 // New returns a broker that decides by book.

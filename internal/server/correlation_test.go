@@ -57,7 +57,7 @@ func TestCorrelationGrammar(t *testing.T) {
 var newID = regexp.MustCompile(`^[A-Z2-7]{26}$`)
 
 func TestNewRequestIDsDiffer(t *testing.T) {
-	if newCorrelation(nil, nil, nil).RequestID == newCorrelation(nil, nil, nil).RequestID {
+	if a, b := newCorrelation(nil, nil, nil), newCorrelation(nil, nil, nil); a.RequestID == b.RequestID {
 		t.Error("the same request ID twice")
 	}
 }

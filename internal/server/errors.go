@@ -62,7 +62,7 @@ var table = []struct {
 	{broker.ErrInvalidRequest, public{"invalid_request", "the request doesn't have the documented form", codes.InvalidArgument, 400, 0}},
 	{broker.ErrBusy, overloaded},
 	{cache.ErrBusy, overloaded},
-	{broker.ErrRateLimited, public{"rate_limited", "too many new credentials for this identity within a minute", codes.ResourceExhausted, 429, 15 * time.Second}},
+	{broker.ErrRateLimited, public{"rate_limited", "too many costly calls by this identity within a minute", codes.ResourceExhausted, 429, 15 * time.Second}},
 	{broker.ErrUnknownRequest, notFound},
 	{exchange.ErrUnavailable, public{"exchange_unavailable", "the object store's credential service can't be reached now", codes.Unavailable, 503, 2 * time.Second}},
 	{exchange.ErrRefused, public{"exchange_refused", "the object store refused to issue credentials; its settings and the broker's don't agree", codes.FailedPrecondition, 502, 0}},

@@ -34,6 +34,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+var _ Broker = (*broker.Broker)(nil)
+
 // fakeBroker answers with what it is given and remembers what it was asked.
 type fakeBroker struct {
 	panic any

@@ -6,7 +6,6 @@ import (
 	_ "embed"
 	"errors"
 	"log/slog"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -39,7 +38,7 @@ func NewHTTP(l *Listener, b Broker, docs IssuerDocuments, o Options) *Server {
 func serveHTTP(l *Listener, h http.Handler, writeTimeout time.Duration, log *slog.Logger) *Server {
 	s := &http.Server{
 		Handler:           h,
-		ReadHeaderTimeout: readTimeout,
+		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
@@ -47,7 +46,7 @@ func serveHTTP(l *Listener, h http.Handler, writeTimeout time.Duration, log *slo
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelInfo),
 	}
-	var accept net.Listener = l.Listener
+	accept := l.Listener
 	if l.Certificates != nil {
 		accept = tls.NewListener(accept, l.Certificates.Config())
 	}

@@ -362,3 +362,14 @@ func TestHTTPAmbiguousFramingIsRefused(t *testing.T) {
 		t.Errorf("%d of them reached the pipeline", n)
 	}
 }
+
+func TestHTTPBodyOfUnknownLengthIsBounded(t *testing.T) {
+	base, _ := httpServer(t, &fakeBroker{})
+	for pad, want := range map[int]string{12: "200", 11: "400"} {
+		body := `{"role":"a"}` + strings.Repeat(" ", maxBodyBytes-pad)
+		got := raw(t, base, fmt.Sprintf("POST /v1/credentials HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(body), body))
+		if !strings.HasPrefix(got, "HTTP/1.1 "+want) {
+			t.Errorf("%d bytes: %.200s", len(body), got)
+		}
+	}
+}

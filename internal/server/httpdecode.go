@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"net/netip"
@@ -36,7 +37,7 @@ type body struct {
 
 func (c *httpCall) decodeIssue() (broker.Request, error) {
 	var b body
-	data, err := c.readBody()
+	data, err := c.readJSON()
 	if err == nil {
 		b, err = decodeIssue(data)
 	}
@@ -49,12 +50,9 @@ func (c *httpCall) decodeIssue() (broker.Request, error) {
 }
 
 func (c *httpCall) decodeExplain() (broker.Request, error) {
-	if c.r.ContentLength == 0 { // the token is in the header
-		return c.request(body{})
-	}
 	var b body
-	data, err := c.readBody()
-	if err == nil {
+	data, err := c.readJSON()
+	if err == nil && len(data) > 0 { // without a body, the token is in the header
 		b, err = decodeExplain(data)
 	}
 	if err != nil {
@@ -64,7 +62,8 @@ func (c *httpCall) decodeExplain() (broker.Request, error) {
 }
 
 func (c *httpCall) decodeBodiless() (broker.Request, error) {
-	if c.r.ContentLength != 0 {
+	data, err := c.readBody()
+	if err != nil || len(data) > 0 {
 		return broker.Request{}, invalid("a body where none belongs")
 	}
 	return c.request(body{})
@@ -140,8 +139,12 @@ func bearer(header string) string {
 	return token
 }
 
-// readBody returns the whole body of a JSON request.
-func (c *httpCall) readBody() ([]byte, error) {
+// readJSON returns the body of a JSON request; one without a body needs no Content-Type.
+func (c *httpCall) readJSON() ([]byte, error) {
+	data, err := c.readBody()
+	if err != nil || len(data) == 0 {
+		return nil, err
+	}
 	contentType := c.r.Header["Content-Type"]
 	if len(contentType) != 1 || !strings.EqualFold(contentType[0], "application/json") {
 		return nil, invalid("Content-Type must be application/json")
@@ -149,15 +152,21 @@ func (c *httpCall) readBody() ([]byte, error) {
 	if len(c.r.Header["Content-Encoding"]) > 0 {
 		return nil, invalid("the body is encoded")
 	}
-	if c.r.ContentLength > maxBodyBytes {
+	return data, nil
+}
+
+// readBody returns the whole body. Its length may be known (-1 if not), and is then all that is read.
+func (c *httpCall) readBody() ([]byte, error) {
+	n := c.r.ContentLength
+	if n > maxBodyBytes {
 		return nil, invalid("the body is larger than 64 KiB")
 	}
 	var (
 		data []byte
 		err  error
 	)
-	if c.r.ContentLength >= 0 {
-		data = make([]byte, c.r.ContentLength)
+	if n >= 0 {
+		data = make([]byte, n)
 		_, err = io.ReadFull(c.r.Body, data)
 	} else {
 		data, err = io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBodyBytes))
@@ -214,7 +223,7 @@ func decodeBody(data []byte, issue bool) (body, error) {
 	if _, err := dec.ReadToken(); err != nil { // the closing brace
 		return body{}, invalid("the body is no JSON")
 	}
-	if _, err := dec.ReadToken(); err != io.EOF {
+	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
 		return body{}, invalid("the body goes on after the JSON object")
 	}
 	return b, nil

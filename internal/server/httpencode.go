@@ -52,8 +52,8 @@ func appendString(dst []byte, s string) []byte {
 // Headers of the header form's answer.
 const (
 	headerAccessKeyID     = "X-Credbroker-Access-Key-Id"
-	headerSecretAccessKey = "X-Credbroker-Secret-Access-Key"
-	headerSessionToken    = "X-Credbroker-Session-Token"
+	headerSecretAccessKey = "X-Credbroker-Secret-Access-Key" //nolint:gosec // a header's name
+	headerSessionToken    = "X-Credbroker-Session-Token"     //nolint:gosec // a header's name
 	headerExpiresAt       = "X-Credbroker-Expires-At"
 	headerError           = "X-Credbroker-Error"
 )

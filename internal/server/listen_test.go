@@ -13,22 +13,23 @@ import (
 )
 
 // servedName is the name in the certificate that a new connection is shown.
-func servedName(t *testing.T, address string, cfg *tls.Config) (string, error) {
+func servedName(t *testing.T, address string, cfg *tls.Config) (name string, resumed bool, err error) {
 	t.Helper()
 	conn, err := (&tls.Dialer{Config: cfg}).Dial("tcp", address)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
 	// TLS 1.3 tells of a refused client certificate only after the handshake.
 	if _, err := io.WriteString(conn, "GET /jwks HTTP/1.1\r\nHost: b\r\n\r\n"); err != nil {
-		return "", err
+		return "", false, err
 	}
 	if _, err := conn.Read(make([]byte, 1)); err != nil {
-		return "", err
+		return "", false, err
 	}
-	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0].Subject.CommonName, nil
+	state := conn.(*tls.Conn).ConnectionState()
+	return state.PeerCertificates[0].Subject.CommonName, state.DidResume, nil
 }
 
 func TestCertificatesAreReloaded(t *testing.T) {
@@ -42,11 +43,14 @@ func TestCertificatesAreReloaded(t *testing.T) {
 
 	expect := func(name string, cfg *tls.Config, ok bool) {
 		t.Helper()
-		if got, err := servedName(t, address, cfg); (err == nil) != ok || ok && got != name {
+		if got, _, err := servedName(t, address, cfg); (err == nil) != ok || ok && got != name {
 			t.Errorf("got %q, %v; want %q, %v", got, err, name, ok)
 		}
 	}
 	expect("server", oldClient, true)
+	if _, resumed, err := servedName(t, address, oldClient); !resumed || err != nil {
+		t.Errorf("the client holds no session to resume later: %v", err)
+	}
 	expect("", newClient, false)
 
 	ca.renew(files, "renewed")
@@ -234,4 +238,3 @@ func TestSocketIsPrivateAndReplacedOnlyIfStale(t *testing.T) {
 		t.Error("a name that is too long: no error")
 	}
 }
-

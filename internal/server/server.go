@@ -41,7 +41,8 @@ const (
 // Times after which a peer that doesn't move is let go.
 const (
 	handshakeTimeout = 10 * time.Second
-	readTimeout      = 10 * time.Second
+	headerTimeout    = 5 * time.Second
+	readTimeout      = 10 * time.Second // header and body
 	idleTimeout      = 2 * time.Minute
 )
 

@@ -14,6 +14,10 @@ import (
 // ListenSocket listens on a Unix socket that only this process's user (and root) may connect to. What is left of an
 // earlier process is replaced; a socket on which somebody listens, or a file that is no socket, is an error.
 func ListenSocket(path string, o ListenOptions) (*Listener, error) {
+	// The short name that it is first bound to would hide this from bind.
+	if most := len(syscall.RawSockaddrUnix{}.Path) - 1; len(path) > most {
+		return nil, fmt.Errorf("socket %s: the path is longer than %d bytes, so nobody could connect to it", path, most)
+	}
 	if err := checkStale(path); err != nil {
 		return nil, err
 	}
