@@ -1,4 +1,41 @@
 // Package audit writes one line for each decision, before its result leaves.
+//
+// A line is one JSON object (RFC 8259) in UTF-8 with its fields in this order. Required ones are always there, the others
+// only if they aren't empty.
+//
+//	time               required: RFC 3339, UTC, microseconds: when the call came in
+//	event              required: issue_credentials, explain_access, list_roles, admin_..., audit_interrupted
+//	decision           required: allowed, denied, failed
+//	code               the error's code as in docs/errors.md
+//	request_id         required
+//	kong_request_id    Kong's ID of the same request
+//	traceparent        W3C Trace Context
+//	identity           who the proof showed; absent if it did not pass:
+//	  kind               required: how it was proven (oidc)
+//	  issuer             required: who vouches for the subject
+//	  tenant             separates subjects of one issuer
+//	  subject            required
+//	  attrs              name → list of strings, by name: what the rules saw, groups for instance
+//	  actor              who acts for the subject; an identity again
+//	proof_kind         required
+//	proof_fingerprint  keyed hash of the proof: equal for equal proofs (Fingerprinter)
+//	role               as asked
+//	rule               where the rule that allowed it is written
+//	rule_set           version of the rules in force
+//	access_key_id      of the credentials handed out
+//	expires            RFC 3339, UTC, microseconds: when they end
+//	result             hit or mint
+//	source_address     where the call came from
+//	latency_us         required: microseconds from request to this entry
+//	truncated          true if something was cut to the bounds below
+//
+// A string is at most 1024 bytes of the original. An identity and its actors have at most 64 attribute names and values
+// together, 16 KiB of them, and at most 4 actors. Whatever isn't printable is escaped, so that no string can end its line
+// or move a terminal's cursor.
+//
+// A line "audit_interrupted" of the log's own precedes the first entries after a failed write: latency_us is how
+// long nothing could be written. Its request_id and proof_kind are empty. A line that a full disk cut off stays as it is,
+// ended by a line ending: it isn't valid JSON, and what it told of was not handed out.
 package audit
 
 import (

@@ -1,10 +1,11 @@
 package audit
 
 import (
-	"maps"
 	"slices"
 	"strconv"
 	"time"
+	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/credbroker/credbroker/internal/attest"
@@ -12,23 +13,25 @@ import (
 
 // Bounds of one line. What lies beyond is cut, and the line says so with "truncated":true.
 const (
-	maxString = 1024 // bytes of one string
-	maxValues = 64   // attribute values of one identity
-	maxActors = 4    // actors behind actors
+	maxString    = 1024     // bytes of one string, before escaping
+	maxAttrs     = 64       // attribute names and values of an identity and its actors
+	maxAttrBytes = 16 << 10 // bytes of these, before escaping
+	maxActors    = 4        // actors behind actors
 )
 
-// encoder appends one entry as JSON. It uses no reflection, since it runs for every call.
+// encoder appends one entry as JSON. It uses no reflection and allocates nothing but the line, since it runs for every call.
 type encoder struct {
 	buf       []byte
+	attrs     int // names and values that there is room for
+	attrBytes int
 	truncated bool
 }
 
 // appendEntry appends the entry as one line with its line ending.
 func appendEntry(buf []byte, e *Entry) []byte {
-	enc := encoder{buf: buf}
-	enc.buf = append(enc.buf, `{"time":"`...)
-	enc.buf = e.Time.UTC().AppendFormat(enc.buf, "2006-01-02T15:04:05.000000Z")
-	enc.buf = append(enc.buf, '"')
+	enc := encoder{buf: buf, attrs: maxAttrs, attrBytes: maxAttrBytes}
+	enc.buf = append(enc.buf, `{"time":`...)
+	enc.time(e.Time)
 	enc.field("event", e.Event)
 	enc.field("decision", string(e.Decision))
 	enc.optional("code", e.Code)
@@ -46,7 +49,8 @@ func appendEntry(buf []byte, e *Entry) []byte {
 	enc.optional("rule_set", e.RuleSet)
 	enc.optional("access_key_id", e.AccessKeyID)
 	if !e.Expires.IsZero() {
-		enc.optional("expires", e.Expires.UTC().Format(time.RFC3339))
+		enc.key("expires")
+		enc.time(e.Expires)
 	}
 	enc.optional("result", e.Result)
 	enc.optional("source_address", e.SourceAddress)
@@ -79,12 +83,18 @@ func (enc *encoder) identity(id *attest.Identity, actors int) {
 	enc.buf = append(enc.buf, '}')
 }
 
+// attributes appends what there is room for, sorted by name, so that the same identity gives the same text.
 func (enc *encoder) attributes(attrs map[string][]string) {
+	var room [maxAttrs]string
+	names := room[:0]
+	for name := range attrs {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+
 	enc.buf = append(enc.buf, '{')
-	left := maxValues
-	for i, name := range slices.Sorted(maps.Keys(attrs)) {
-		if left <= 0 {
-			enc.truncated = true
+	for i, name := range names {
+		if !enc.spend(name) {
 			break
 		}
 		if i > 0 {
@@ -93,19 +103,29 @@ func (enc *encoder) attributes(attrs map[string][]string) {
 		enc.string(name)
 		enc.buf = append(enc.buf, ':', '[')
 		for j, value := range attrs[name] {
-			if left == 0 {
-				enc.truncated = true
+			if !enc.spend(value) {
 				break
 			}
 			if j > 0 {
 				enc.buf = append(enc.buf, ',')
 			}
 			enc.string(value)
-			left--
 		}
 		enc.buf = append(enc.buf, ']')
 	}
 	enc.buf = append(enc.buf, '}')
+}
+
+// spend takes the room that s needs, if it is there.
+func (enc *encoder) spend(s string) bool {
+	size := min(len(s), maxString)
+	if enc.attrs < 1 || enc.attrBytes < size {
+		enc.attrs, enc.truncated = 0, true
+		return false
+	}
+	enc.attrs--
+	enc.attrBytes -= size
+	return true
 }
 
 func (enc *encoder) key(name string) {
@@ -125,44 +145,56 @@ func (enc *encoder) optional(name, value string) {
 	}
 }
 
-// string appends a JSON string. Control characters are escaped, and so are DEL and the line separators of Unicode, which
-// some viewers obey; what isn't UTF-8 becomes U+FFFD.
+func (enc *encoder) time(t time.Time) {
+	enc.buf = t.UTC().AppendFormat(enc.buf, `"2006-01-02T15:04:05.000000Z"`)
+}
+
+// string appends a JSON string of at most maxString bytes of s. What isn't printable (controls, line separators, characters
+// that reverse or hide text) is escaped; each byte that isn't UTF-8 becomes U+FFFD.
 func (enc *encoder) string(s string) {
-	const hex = "0123456789abcdef"
 	if len(s) > maxString {
-		s, enc.truncated = s[:maxString], true
-		for len(s) > 0 { // cut no character in two
-			if r, size := utf8.DecodeLastRuneInString(s); r != utf8.RuneError || size != 1 {
-				break
-			}
-			s = s[:len(s)-1]
-		}
+		s, enc.truncated = cut(s), true
 	}
 	b := append(enc.buf, '"')
 	for i := 0; i < len(s); {
-		c := s[i]
-		if c >= utf8.RuneSelf {
-			r, size := utf8.DecodeRuneInString(s[i:])
+		if c := s[i]; c < utf8.RuneSelf {
 			switch {
-			case r == utf8.RuneError && size == 1:
-				b = append(b, `\ufffd`...)
-			case r == '\u2028' || r == '\u2029' || r >= 0x80 && r <= 0x9f:
-				b = append(b, '\\', 'u', hex[r>>12&15], hex[r>>8&15], hex[r>>4&15], hex[r&15])
+			case c == '"' || c == '\\':
+				b = append(b, '\\', c)
+			case c < ' ' || c == 0x7f:
+				b = appendEscape(b, rune(c))
 			default:
-				b = append(b, s[i:i+size]...)
+				b = append(b, c)
 			}
-			i += size
+			i++
 			continue
 		}
+		r, size := utf8.DecodeRuneInString(s[i:])
 		switch {
-		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
-		case c < ' ' || c == 0x7f:
-			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		case unicode.IsPrint(r) && (r != utf8.RuneError || size > 1):
+			b = append(b, s[i:i+size]...)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			b = appendEscape(appendEscape(b, high), low)
 		default:
-			b = append(b, c)
+			b = appendEscape(b, r)
 		}
-		i++
+		i += size
 	}
 	enc.buf = append(b, '"')
+}
+
+func appendEscape(b []byte, r rune) []byte {
+	const hex = "0123456789abcdef"
+	return append(b, '\\', 'u', hex[r>>12&15], hex[r>>8&15], hex[r>>4&15], hex[r&15])
+}
+
+// cut returns the first maxString bytes of the longer s, or up to three less so as to cut no character in two.
+func cut(s string) string {
+	for end := maxString; end > maxString-utf8.UTFMax; end-- {
+		if utf8.RuneStart(s[end]) {
+			return s[:end]
+		}
+	}
+	return s[:maxString]
 }

@@ -2,12 +2,14 @@ package audit
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
+	"unicode"
+
+	"github.com/go-json-experiment/json"
 
 	"github.com/credbroker/credbroker/internal/attest"
 )
@@ -27,7 +29,7 @@ func TestEntryIsThisLine(t *testing.T) {
 	const want = `{"time":"2026-11-22T12:00:00.123456Z","event":"issue_credentials","decision":"allowed","request_id":"r1","kong_request_id":"k1",` +
 		`"traceparent":"00-a-b-01","identity":{"kind":"oidc","issuer":"https://idp","tenant":"t","subject":"alice","attrs":{"dept":["x"],"groups":["b","a"]},` +
 		`"actor":{"kind":"oidc","issuer":"https://idp","subject":"gateway"}},"proof_kind":"oidc","proof_fingerprint":"fp","role":"reports",` +
-		`"rule":"broker.yaml:4","rule_set":"v1","access_key_id":"AK","expires":"2026-11-22T12:15:00Z","result":"mint","source_address":"10.0.0.1","latency_us":1500}` + "\n"
+		`"rule":"broker.yaml:4","rule_set":"v1","access_key_id":"AK","expires":"2026-11-22T12:15:00.000000Z","result":"mint","source_address":"10.0.0.1","latency_us":1500}` + "\n"
 	if got := string(appendEntry(nil, &sample)); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -40,6 +42,7 @@ func TestEmptyFieldsAreLeftOutButForTheRequired(t *testing.T) {
 	}
 }
 
+// decode checks that line is exactly one line and strict JSON (UTF-8, no name twice), and returns the object.
 func decode(t *testing.T, line []byte) map[string]any {
 	t.Helper()
 	if bytes.Count(line, []byte("\n")) != 1 || !bytes.HasSuffix(line, []byte("\n")) {
@@ -52,60 +55,161 @@ func decode(t *testing.T, line []byte) map[string]any {
 	return m
 }
 
-func TestALineIsBounded(t *testing.T) {
-	e := sample
-	attrs := map[string][]string{}
-	for i := range 100 {
-		attrs[fmt.Sprintf("a%03d", i)] = []string{strings.Repeat("é", 5000), "second"}
+func TestNothingInAStringEndsTheLineOrTheString(t *testing.T) {
+	for s, want := range map[string]string{
+		"a\nb\r":           `a\u000ab\u000d`,
+		`"},{"\`:           `\"},{\"\\`,
+		"\x00\x1b[2J\x1f":  `\u0000\u001b[2J\u001f`,
+		" ~\x7f\u0080":     ` ~\u007f\u0080`,
+		"\u2028\u2029":     `\u2028\u2029`,
+		"\u0085\u009b1m":   `\u0085\u009b1m`,     // C1 controls: a new line, and CSI
+		"a\u202eb\u200b":   `a\u202eb\u200b`,     // right-to-left override, zero-width space
+		"\U000e0041\uffff": `\udb40\udc41\uffff`, // a tag character: invisible
+		"\xff\xfe":         `\ufffd\ufffd`,
+		"a\xc3":            `a\ufffd`,
+		"\ufffd":           "\ufffd",
+		"<script>é語😀":      "<script>é語😀",
+	} {
+		if got := string(appendEntry(nil, &Entry{RequestID: s})); !strings.Contains(got, `"request_id":"`+want+`",`) {
+			t.Errorf("%q: got %s, want %s", s, got, want)
+		}
 	}
-	e.Identity = &attest.Identity{Subject: strings.Repeat("s", 5000), Attrs: attrs}
-	m := decode(t, appendEntry(nil, &e))
-	id := m["identity"].(map[string]any)
-	if n := len(id["subject"].(string)); n != maxString {
-		t.Errorf("subject of %d bytes", n)
+}
+
+func TestAStringIsCutWithoutBreakingACharacter(t *testing.T) {
+	for _, c := range []struct {
+		in   string
+		kept int // bytes of in
+	}{
+		{strings.Repeat("a", maxString), maxString},
+		{strings.Repeat("a", maxString+1), maxString},
+		{strings.Repeat("a", maxString-1) + "é", maxString - 1},
+		{strings.Repeat("a", maxString-2) + "é" + "x", maxString},
+		{strings.Repeat("a", maxString-3) + "😀", maxString - 3},
+		{strings.Repeat("a", maxString-2) + "\xf0\x80\x80\x80\x80", maxString - 2},
+		{strings.Repeat("\x80", maxString+9), maxString},
+		{strings.Repeat("\xff", maxString+9), maxString},
+	} {
+		m := decode(t, appendEntry(nil, &Entry{Code: c.in}))
+		if want := string([]rune(c.in[:c.kept])); m["code"] != want {
+			t.Errorf("%d bytes: got %d, want %d", len(c.in), len(m["code"].(string)), len(want))
+		}
+		if cut := len(c.in) > c.kept; (m["truncated"] == true) != cut {
+			t.Errorf("%d bytes: truncated is %v", len(c.in), m["truncated"])
+		}
 	}
-	values := 0
-	for _, v := range id["attrs"].(map[string]any) {
+}
+
+// attrsOf counts attribute names and values of an identity and its actors.
+func attrsOf(identity any) (names, values int) {
+	id, ok := identity.(map[string]any)
+	if !ok {
+		return 0, 0
+	}
+	names, values = attrsOf(id["actor"])
+	attrs, _ := id["attrs"].(map[string]any)
+	for _, v := range attrs {
+		names++
 		values += len(v.([]any))
 	}
-	if values != maxValues || m["truncated"] != true {
-		t.Errorf("%d values, truncated %v", values, m["truncated"])
+	return names, values
+}
+
+func TestAttributesAreBoundedTogether(t *testing.T) {
+	list := func(n int) []string { return slices.Repeat([]string{"v"}, n) }
+	long := strings.Repeat("v", maxString)
+	fill := maxAttrBytes/maxString - 1 // values of maxString bytes that leave maxString bytes for the rest
+	for name, c := range map[string]struct {
+		identity      attest.Identity
+		names, values int
+		truncated     bool
+	}{
+		"as many as there may be": {attest.Identity{Attrs: map[string][]string{"a": list(maxAttrs - 1)}}, 1, maxAttrs - 1, false},
+		"one value too many":      {attest.Identity{Attrs: map[string][]string{"a": list(maxAttrs)}}, 1, maxAttrs - 1, true},
+		"no room for a name":      {attest.Identity{Attrs: map[string][]string{"a": list(maxAttrs - 1), "b": nil}}, 1, maxAttrs - 1, true},
+		"the actor's count too": {attest.Identity{
+			Attrs: map[string][]string{"a": list(40)}, Actor: &attest.Identity{Attrs: map[string][]string{"a": list(40)}},
+		}, 2, maxAttrs - 2, true},
+		"as many bytes as there may be": {attest.Identity{Attrs: map[string][]string{"aa": append(slices.Repeat([]string{long}, fill), long[2:])}}, 1, fill + 1, false},
+		"a byte too many":               {attest.Identity{Attrs: map[string][]string{"aa": append(slices.Repeat([]string{long}, fill), long[1:])}}, 1, fill, true},
+		"nothing after what was cut":    {attest.Identity{Attrs: map[string][]string{"a": slices.Repeat([]string{long}, fill+2), "b": {"v"}}}, 1, fill, true},
+	} {
+		m := decode(t, appendEntry(nil, &Entry{Identity: &c.identity}))
+		if names, values := attrsOf(m["identity"]); names != c.names || values != c.values || (m["truncated"] == true) != c.truncated {
+			t.Errorf("%s: %d names, %d values, truncated %v; want %d, %d, %v", name, names, values, m["truncated"], c.names, c.values, c.truncated)
+		}
 	}
 }
 
 func TestActorsAreBounded(t *testing.T) {
 	id := &attest.Identity{Subject: "0"}
-	for range 50 {
+	for n := 1; n <= maxActors+1; n++ {
 		id = &attest.Identity{Subject: "x", Actor: id}
-	}
-	line := appendEntry(nil, &Entry{Identity: id})
-	if n := strings.Count(string(line), `"actor"`); n != maxActors || decode(t, line)["truncated"] != true {
-		t.Errorf("%d actors: %s", n, line)
+		line := appendEntry(nil, &Entry{Identity: id})
+		m := decode(t, line)
+		if got := strings.Count(string(line), `"actor"`); got != min(n, maxActors) || (m["truncated"] == true) != (n > maxActors) {
+			t.Errorf("of %d actors: %d, truncated %v", n, got, m["truncated"])
+		}
 	}
 }
 
-func TestNothingInAStringEndsTheLineOrTheString(t *testing.T) {
-	for _, s := range []string{"a\nb", "a\r\n", `"},{"`, `\`, "\x00\x1b[2J\x7f", "\u2028\u2029\u0085", "\xff\xfe", "a\xc3", "<script>"} {
-		line := appendEntry(nil, &Entry{RequestID: s})
-		if got := decode(t, line)["request_id"]; got != strings.ToValidUTF8(s, "\ufffd") && !strings.Contains(s, "\xff") {
-			t.Errorf("%q became %q", s, got)
+func TestALineIsBounded(t *testing.T) {
+	huge := strings.Repeat("\x00", 1<<20)
+	var id *attest.Identity
+	for range 50 {
+		attrs := map[string][]string{}
+		for i := range 200 {
+			attrs[fmt.Sprint(i)] = []string{huge, huge}
 		}
-		for _, c := range string(line[:len(line)-1]) {
-			if c < ' ' || c == 0x7f || c == '\u2028' || c == '\u2029' || c == '\u0085' {
-				t.Errorf("%q: %q is there as it is", s, c)
-			}
-		}
+		id = &attest.Identity{Kind: attest.Kind(huge), Issuer: huge, Tenant: huge, Subject: huge, Attrs: attrs, Actor: id}
+	}
+	line := appendEntry(nil, &Entry{
+		Event: huge, Decision: Decision(huge), Code: huge, RequestID: huge, KongRequestID: huge, TraceParent: huge, Identity: id,
+		ProofKind: attest.Kind(huge), ProofFingerprint: huge, Role: huge, Rule: huge, RuleSet: huge, AccessKeyID: huge, Result: huge, SourceAddress: huge,
+	})
+	decode(t, line)
+	if len(line) > 320<<10 {
+		t.Errorf("a line of %d bytes", len(line))
+	}
+}
+
+func TestEncodingAllocatesNothing(t *testing.T) {
+	buf := make([]byte, 0, 4096)
+	if n := testing.AllocsPerRun(100, func() { buf = appendEntry(buf[:0], &sample) }); n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 
 func FuzzEncode(f *testing.F) {
-	f.Add("a", "b\n", "c\xff")
-	f.Add("\u2028", `"`, strings.Repeat("x", 2000))
-	f.Fuzz(func(t *testing.T, id, subject, value string) {
-		line := appendEntry(nil, &Entry{RequestID: id, Identity: &attest.Identity{Subject: subject, Attrs: map[string][]string{"a": {value}}}})
+	f.Add("a", "b\n", "c\xff", "groups", int64(1500))
+	f.Add("\u2028\u202e", `"`, strings.Repeat("x", 2000), "", int64(-1))
+	f.Add("\U000e0041\U0010ffff", "\x7f\x00", strings.Repeat("é", 600), "\\", int64(1)<<62)
+	f.Fuzz(func(t *testing.T, id, subject, value, name string, latency int64) {
+		line := appendEntry(nil, &Entry{
+			RequestID: id, SourceAddress: subject, Latency: time.Duration(latency),
+			Identity: &attest.Identity{Subject: subject, Attrs: map[string][]string{name: {value, id}}},
+		})
 		m := decode(t, line)
-		if utf8.ValidString(id) && len(id) <= maxString && m["request_id"] != id {
-			t.Errorf("%q became %q", id, m["request_id"])
+		identity := m["identity"].(map[string]any)
+		same := func(field, in string, got any) {
+			t.Helper()
+			// What isn't UTF-8 is replaced byte by byte, as a conversion to runes does.
+			whole, text := string([]rune(in)), got.(string)
+			if len(in) <= maxString && text != whole || len(in) > maxString && (!strings.HasPrefix(whole, text) || m["truncated"] != true) {
+				t.Errorf("%s: %q became %q", field, in, text)
+			}
+		}
+		same("request_id", id, m["request_id"])
+		same("subject", subject, identity["subject"])
+		for key, list := range identity["attrs"].(map[string]any) {
+			same("name", name, key)
+			same("value", value, list.([]any)[0])
+			same("value", id, list.([]any)[1])
+		}
+		for _, r := range string(line[:len(line)-1]) {
+			if !unicode.IsPrint(r) {
+				t.Errorf("%U is there as it is: %q", r, line)
+			}
 		}
 	})
 }

@@ -4,41 +4,74 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
-
-	"github.com/credbroker/credbroker/internal/secret"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func lines(t *testing.T, path string) []string {
+func entry(id string) Entry { return Entry{RequestID: id, Decision: Allowed} }
+
+func open(t *testing.T, path string) *Writer {
+	t.Helper()
+	w, err := Open(Config{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.Close() })
+	return w
+}
+
+func record(t *testing.T, w *Writer, id string) {
+	t.Helper()
+	if err := w.Record(t.Context(), entry(id)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.Split(strings.TrimSuffix(string(data), "\n"), "\n")
+	return string(data)
 }
 
-func entry(id string) Entry { return Entry{RequestID: id, Decision: Allowed} }
+// ids gives the request ID of each line, "torn" for a line that isn't JSON, and the event of the log's own lines.
+func ids(text string) []string {
+	var all []string
+	for line := range strings.Lines(text) {
+		_, id, whole := strings.Cut(line, `"request_id":"`)
+		id, _, _ = strings.Cut(id, `"`)
+		switch {
+		case !strings.HasPrefix(line, `{"time":`) || !strings.HasSuffix(line, "}\n") || !whole:
+			id = "torn"
+		case strings.Contains(line, `"event":"audit_interrupted"`):
+			id = "audit_interrupted"
+		}
+		all = append(all, id)
+	}
+	return all
+}
+
+func wantIDs(t *testing.T, text string, want ...string) {
+	t.Helper()
+	if got := strings.Join(ids(text), " "); got != strings.Join(want, " ") {
+		t.Errorf("got  %s\nwant %s\nin %q", got, strings.Join(want, " "), text)
+	}
+}
 
 func TestEachOfAThousandConcurrentEntriesIsOneWholeLine(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	w, err := Open(Config{Path: path})
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := open(t, path)
 	var wait sync.WaitGroup
 	for i := range 1000 {
 		wait.Go(func() {
@@ -51,296 +84,229 @@ func TestEachOfAThousandConcurrentEntriesIsOneWholeLine(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Error(err)
 	}
-	seen := map[string]bool{}
-	for _, line := range lines(t, path) {
-		seen[decode(t, []byte(line + "\n"))["request_id"].(string)] = true
+	seen, lines := map[string]bool{}, 0
+	for line := range strings.Lines(read(t, path)) {
+		seen[decode(t, []byte(line))["request_id"].(string)] = true
+		lines++
 	}
-	if len(seen) != 1000 {
-		t.Errorf("%d different entries", len(seen))
+	if len(seen) != 1000 || lines != 1000 {
+		t.Errorf("%d different entries in %d lines", len(seen), lines)
 	}
-	if info, _ := os.Stat(path); info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %o", info.Mode().Perm())
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %o, %v", info.Mode().Perm(), err)
 	}
 }
 
 func TestAnEntryIsInTheFileWhenRecordReturns(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	w, err := Open(Config{Path: path})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
+	w := open(t, path)
+	var want []string
 	for i := range 20 {
-		if err := w.Record(t.Context(), entry("r")); err != nil {
-			t.Fatal(err)
-		}
-		if n := len(lines(t, path)); n != i+1 {
-			t.Fatalf("%d lines after %d entries", n, i+1)
-		}
+		record(t, w, fmt.Sprint(i))
+		want = append(want, fmt.Sprint(i))
+		wantIDs(t, read(t, path), want...)
 	}
 }
 
-func TestFullDisk(t *testing.T) {
-	var failures atomic.Int32
-	w, err := Open(Config{Path: "/dev/full", OnError: func(error) { failures.Add(1) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	err = w.Record(t.Context(), entry("r"))
-	if !errors.Is(err, ErrUnavailable) || !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("got %v", err)
-	}
-	if w.Healthy() == nil || failures.Load() != 1 {
-		t.Errorf("healthy %v, %d failures reported", w.Healthy(), failures.Load())
-	}
+// gate is a file whose writes wait to be let through.
+type gate struct {
+	mu   sync.Mutex
+	text strings.Builder
+	pass chan struct{}
 }
 
-func TestStalledPipeIsGivenUpAfterASecond(t *testing.T) {
-	r, pipe, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := newWriter(pipe, Config{})
-	big := entry(strings.Repeat("x", maxString))
-	var wait sync.WaitGroup
-	start := time.Now()
-	var refused atomic.Int32
-	for range 500 { // more than a pipe's 64 KiB
-		wait.Go(func() {
-			if err := w.Record(t.Context(), big); errors.Is(err, ErrUnavailable) {
-				refused.Add(1)
+func newGate() *gate { return &gate{pass: make(chan struct{})} }
+
+func (g *gate) Write(p []byte) (int, error) {
+	<-g.pass
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.text.Write(p)
+}
+
+func (g *gate) Close() error { return nil }
+
+func (g *gate) String() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.text.String()
+}
+
+func TestEntriesThatArriveDuringAWriteShareTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := newGate()
+		w := newWriter(out, false, Config{})
+		start := func(id string) {
+			go func() {
+				if err := w.Record(t.Context(), entry(id)); err != nil {
+					t.Error(err)
+				}
+			}()
+			synctest.Wait()
+		}
+		start("0")
+		want := []string{"0"}
+		for i := range batchLimit {
+			start(fmt.Sprint(i + 1))
+			want = append(want, fmt.Sprint(i+1))
+		}
+		start("last")
+		for _, written := range []int{1, 1 + batchLimit} { // "0" went alone; one write has batchLimit entries at most
+			out.pass <- struct{}{}
+			synctest.Wait()
+			wantIDs(t, out.String(), want[:written]...)
+		}
+		out.pass <- struct{}{}
+		synctest.Wait()
+		wantIDs(t, out.String(), append(want, "last")...)
+		_ = w.Close()
+	})
+}
+
+func TestRecordWaitsASecondAndNoLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := newGate()
+		w := newWriter(out, false, Config{})
+		start := time.Now()
+		time.AfterFunc(time.Second-1, func() {
+			if err := w.Healthy(); err != nil {
+				t.Errorf("after less than a second: %v", err)
 			}
 		})
-	}
-	wait.Wait()
-	if took := time.Since(start); took > 5*time.Second {
-		t.Errorf("they waited %s", took)
-	}
-	if refused.Load() == 0 {
-		t.Fatal("all were accepted: the pipe isn't stalled")
-	}
-	if err := w.Healthy(); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("healthy while stalled: %v", err)
-	}
-	if err := w.Record(t.Context(), entry("late")); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("while stalled: %v", err)
-	}
-	if err := w.Close(); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("closing a stalled log: %v", err)
-	}
-	_ = r.Close() // lets the writer end
-	<-w.done
-	_ = pipe.Close()
-}
-
-func TestAStalledPipeThatIsReadAgainRecovers(t *testing.T) {
-	r, pipe, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := newWriter(pipe, Config{})
-	fill := strings.Repeat("x", maxString)
-	for {
-		if err := w.Record(t.Context(), entry(fill)); err != nil {
-			break
+		if err := w.Record(t.Context(), entry("r")); !errors.Is(err, ErrUnavailable) || time.Since(start) != time.Second {
+			t.Errorf("got %v after %s", err, time.Since(start))
 		}
-	}
-	go io.Copy(io.Discard, r) //nolint:errcheck // ends with the pipe
-	deadline := time.Now().Add(5 * time.Second)
-	for w.Record(t.Context(), entry("again")) != nil {
-		if time.Now().After(deadline) {
-			t.Fatal("it did not recover")
+		time.Sleep(time.Nanosecond)
+		if err := w.Healthy(); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("health of a stalled log: %v", err)
 		}
-	}
-	if err := w.Healthy(); err != nil {
-		t.Error(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Error(err)
-	}
-	_ = r.Close()
-}
-
-// scripted is a file whose writes go as told.
-type scripted struct {
-	strings.Builder
-	steps []func(p []byte) (int, error)
-}
-
-func (s *scripted) Write(p []byte) (int, error) {
-	if len(s.steps) == 0 {
-		return s.Builder.Write(p)
-	}
-	step := s.steps[0]
-	s.steps = s.steps[1:]
-	n, err := step(p)
-	s.Builder.Write(p[:n])
-	return n, err
-}
-
-func (s *scripted) Close() error { return nil }
-
-func TestATornLineIsEndedBeforeTheNext(t *testing.T) {
-	full := func([]byte) (int, error) { return 0, syscall.ENOSPC }
-	out := &scripted{steps: []func([]byte) (int, error){
-		func(p []byte) (int, error) { return 10, syscall.ENOSPC }, full,
-		func(p []byte) (int, error) { return len(p) / 2, nil }, // short, without an error
-	}}
-	w := newWriter(out, Config{})
-	for i := range 3 {
-		if err := w.Record(t.Context(), entry(fmt.Sprint("torn", i))); !errors.Is(err, ErrUnavailable) {
-			t.Errorf("torn write %d: %v", i, err)
+		close(out.pass)
+		synctest.Wait()
+		if err := w.Healthy(); err != nil {
+			t.Errorf("after the stall: %v", err)
 		}
-	}
-	if err := w.Record(t.Context(), entry("whole")); err != nil {
-		t.Error(err)
-	}
-	if err := w.Healthy(); err != nil {
-		t.Errorf("after a good write: %v", err)
-	}
-	_ = w.Close()
-	all := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
-	if last := decode(t, []byte(all[len(all)-1] + "\n")); last["request_id"] != "whole" || len(all) != 3 {
-		t.Errorf("%q", all)
-	}
+		_ = w.Close()
+	})
 }
-
-// blocked is a file whose first write waits.
-type blocked struct {
-	strings.Builder
-	release chan struct{}
-}
-
-func (b *blocked) Write(p []byte) (int, error) {
-	<-b.release
-	return b.Builder.Write(p)
-}
-
-func (b *blocked) Close() error { return nil }
 
 func TestAnEntryGivenUpBeforeItsWriteIsNotWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		out := &blocked{release: make(chan struct{})}
-		w := newWriter(out, Config{})
-		first := make(chan error, 1)
+		out := newGate()
+		w := newWriter(out, false, Config{})
+		first, second := make(chan error, 1), make(chan error, 1)
 		go func() { first <- w.Record(t.Context(), entry("first")) }()
 		synctest.Wait()
 		ctx, cancel := context.WithCancel(t.Context())
-		second := make(chan error, 1)
 		go func() { second <- w.Record(ctx, entry("second")) }()
 		synctest.Wait()
 		cancel()
 		if err := <-second; !errors.Is(err, ErrUnavailable) || !errors.Is(err, context.Canceled) {
 			t.Errorf("given up: %v", err)
 		}
-		close(out.release)
+		close(out.pass)
 		if err := <-first; err != nil {
 			t.Error(err)
 		}
+		record(t, w, "third")
 		_ = w.Close()
-		if strings.Contains(out.String(), "second") {
-			t.Errorf("%s", out.String())
-		}
+		wantIDs(t, out.String(), "first", "third")
 	})
 }
 
-func TestGroupCommit(t *testing.T) {
+func TestAnEntryGivenUpTooLateCountsAsItEnded(t *testing.T) {
+	gaveUp := errors.New("gave up")
+	ended := &pending{result: make(chan error, 1)}
+	ended.settled.Store(true)
+	ended.result <- nil
+	if err := ended.giveUp(gaveUp); err != nil {
+		t.Errorf("written: %v", err)
+	}
+	underWay := &pending{result: make(chan error, 1)}
+	underWay.settled.Store(true)
+	if err := underWay.giveUp(gaveUp); !errors.Is(err, gaveUp) {
+		t.Errorf("under way: %v", err)
+	}
+}
+
+func TestCloseWritesWhatIsQueuedAndTakesNoMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		out := &blocked{release: make(chan struct{})}
-		w := newWriter(out, Config{})
-		var wait sync.WaitGroup
-		for i := range 100 {
-			wait.Go(func() {
-				if err := w.Record(t.Context(), entry(fmt.Sprint(i))); err != nil {
+		out := newGate()
+		w := newWriter(out, false, Config{})
+		for _, id := range []string{"under way", "queued"} {
+			go func() {
+				if err := w.Record(t.Context(), entry(id)); err != nil {
 					t.Error(err)
 				}
-			})
+			}()
+			synctest.Wait()
 		}
+		closed := make(chan error, 1)
+		go func() { closed <- w.Close() }()
 		synctest.Wait()
-		out.release <- struct{}{} // the first batch, whatever it holds
-		synctest.Wait()
-		out.release <- struct{}{} // all the rest in one write
-		wait.Wait()
-		_ = w.Close()
-	})
-}
-
-func TestTheQueueIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		out := &blocked{release: make(chan struct{})}
-		w := newWriter(out, Config{})
-		var wait sync.WaitGroup
-		var refused atomic.Int32
-		for range queueLimit + 2000 {
-			wait.Go(func() {
-				if w.Record(t.Context(), entry("r")) != nil {
-					refused.Add(1)
-				}
-			})
+		start := time.Now()
+		if err := w.Record(t.Context(), entry("late")); !errors.Is(err, ErrUnavailable) || time.Since(start) != 0 {
+			t.Errorf("after Close began: %v after %s", err, time.Since(start))
 		}
-		synctest.Wait()
-		if n := refused.Load(); n < 1000 {
-			t.Errorf("%d were refused at once", n)
+		close(out.pass)
+		if err := <-closed; err != nil {
+			t.Error(err)
 		}
-		close(out.release)
-		wait.Wait()
-		_ = w.Close()
+		wantIDs(t, out.String(), "under way", "queued")
+		if err := w.Close(); err != nil {
+			t.Errorf("a second Close: %v", err)
+		}
+		if err := w.Record(t.Context(), entry("late")); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("after Close: %v", err)
+		}
 	})
 }
 
 func TestReopenAfterTheFileWasMoved(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "audit.jsonl")
-	w, err := Open(Config{Path: path})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	record := func(id string) {
-		if err := w.Record(t.Context(), entry(id)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	record("one")
+	w := open(t, path)
+	record(t, w, "one")
 	if err := os.Rename(path, path+".1"); err != nil {
 		t.Fatal(err)
 	}
-	record("two")
+	record(t, w, "two")
 	if err := w.Reopen(); err != nil {
 		t.Fatal(err)
 	}
-	record("three")
-	if n, m := len(lines(t, path+".1")), len(lines(t, path)); n != 2 || m != 1 {
-		t.Errorf("%d lines in the old file, %d in the new", n, m)
-	}
+	record(t, w, "three")
+	wantIDs(t, read(t, path+".1"), "one", "two")
+	wantIDs(t, read(t, path), "three")
+
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Reopen(); err == nil {
 		t.Error("reopening in a directory that is gone: no error")
 	}
-	record("four") // into the file it had
-}
-
-func TestAClosedLogTakesNothing(t *testing.T) {
-	w := newWriter(&scripted{}, Config{})
-	if err := w.Close(); err != nil {
+	record(t, w, "four") // into the file it had
+	_ = w.Close()
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Record(t.Context(), entry("r")); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("got %v", err)
+	if err := w.Reopen(); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("reopening after Close: %v", err)
 	}
 }
 
-func TestFingerprint(t *testing.T) {
-	a, b := NewFingerprinter(secret.New(strings.Repeat("a", 32))), NewFingerprinter(secret.New(strings.Repeat("b", 32)))
-	proof := secret.New("proof")
-	if a.Fingerprint(proof) != a.Fingerprint(secret.New("proof")) || len(a.Fingerprint(proof)) != 22 {
-		t.Errorf("got %q", a.Fingerprint(proof))
-	}
-	if a.Fingerprint(proof) == b.Fingerprint(proof) || a.Fingerprint(proof) == a.Fingerprint(secret.New("other")) {
-		t.Error("another key or proof has the same fingerprint")
+func TestAFileThatEndsInsideALineGetsItsEndFirst(t *testing.T) {
+	for before, want := range map[string]string{"": "", "{}\n": "{}\n", `{"time":"20`: `{"time":"20` + "\n", "\n": "\n"} {
+		path := filepath.Join(t.TempDir(), "audit.jsonl")
+		if err := os.WriteFile(path, []byte(before), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w := open(t, path)
+		record(t, w, "r")
+		_ = w.Close()
+		rest, ok := strings.CutPrefix(read(t, path), want)
+		if !ok {
+			t.Errorf("%q became %q", before, read(t, path))
+		}
+		wantIDs(t, rest, "r")
 	}
 }
 

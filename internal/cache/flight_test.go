@@ -3,6 +3,8 @@ package cache_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -124,21 +126,90 @@ func TestALeadersFailureIsTriedOnceMoreByTheOthers(t *testing.T) {
 	})
 }
 
+// Work that fails at once must not be called again and again while those who shared it come back one by one.
+func TestAFailureSharedByTenThousandCostsTwoCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := cache.NewFlight(cache.FlightConfig{})
+		release := make(chan struct{})
+		var calls, failed atomic.Int32
+		var wait sync.WaitGroup
+		for range 10_000 {
+			wait.Go(func() {
+				_, _, err := f.Do(t.Context(), keyer.Key("a"), func(context.Context) (exchange.Credentials, error) {
+					calls.Add(1)
+					<-release
+					return exchange.Credentials{}, errWork
+				})
+				if errors.Is(err, errWork) {
+					failed.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		close(release)
+		wait.Wait()
+		if calls.Load() != 2 || failed.Load() != 10_000 {
+			t.Errorf("%d calls, %d failed", calls.Load(), failed.Load())
+		}
+	})
+}
+
+func TestWorkGoesOnWhenNobodyWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := cache.NewFlight(cache.FlightConfig{})
+		type name struct{}
+		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), name{}, "leader"))
+		landed := false
+		go func() {
+			time.Sleep(time.Second)
+			cancel()
+		}()
+		start := time.Now()
+		_, _, err := f.Do(ctx, keyer.Key("a"), func(ctx context.Context) (exchange.Credentials, error) {
+			time.Sleep(5 * time.Second)
+			landed = ctx.Err() == nil && ctx.Value(name{}) == "leader"
+			return exchange.Credentials{}, nil
+		})
+		if !errors.Is(err, context.Canceled) || time.Since(start) != time.Second {
+			t.Errorf("got %v after %s", err, time.Since(start))
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if !landed {
+			t.Error("the work was cut short, or lost the leader's values")
+		}
+	})
+}
+
 func TestFlightsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := cache.NewFlight(cache.FlightConfig{MaxFlights: 1})
-		go func() {
-			_, _, _ = f.Do(t.Context(), keyer.Key("a"), func(context.Context) (exchange.Credentials, error) {
+		f := cache.NewFlight(cache.FlightConfig{MaxFlights: 2})
+		do := func(name string) error {
+			_, _, err := f.Do(t.Context(), keyer.Key(name), func(context.Context) (exchange.Credentials, error) {
 				time.Sleep(time.Second)
 				return exchange.Credentials{}, nil
 			})
-		}()
-		synctest.Wait()
-		never := func(context.Context) (exchange.Credentials, error) { panic("called") }
-		if _, _, err := f.Do(t.Context(), keyer.Key("b"), never); !errors.Is(err, cache.ErrBusy) {
-			t.Errorf("got %v", err)
+			return err
 		}
-		time.Sleep(2 * time.Second)
+		var wait sync.WaitGroup
+		start := func(name string) {
+			wait.Go(func() {
+				if err := do(name); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			})
+			synctest.Wait()
+		}
+		start("a")
+		start("b")
+		if err := do("c"); !errors.Is(err, cache.ErrBusy) {
+			t.Errorf("one too many: %v", err)
+		}
+		start("a") // joins
+		wait.Wait()
+		if err := do("c"); err != nil {
+			t.Errorf("when the others have landed: %v", err)
+		}
 	})
 }
 
@@ -168,6 +239,35 @@ func TestAPanicIsAnErrorWithoutItsText(t *testing.T) {
 	}
 }
 
+func TestWorkThatLeavesWithoutAResultIsAnError(t *testing.T) {
+	f := cache.NewFlight(cache.FlightConfig{})
+	leave := func(context.Context) (exchange.Credentials, error) {
+		runtime.Goexit()
+		return exchange.Credentials{}, nil
+	}
+	if _, _, err := f.Do(t.Context(), keyer.Key("a"), leave); !errors.Is(err, cache.ErrPanicked) {
+		t.Errorf("got %v", err)
+	}
+	if _, led, err := f.Do(t.Context(), keyer.Key("a"), func(context.Context) (exchange.Credentials, error) {
+		return exchange.Credentials{}, nil
+	}); !led || err != nil {
+		t.Errorf("the next: led %v, %v", led, err)
+	}
+}
+
+func TestWithoutSettingsAFlightEndsAfterThirtySeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		_, _, _ = cache.NewFlight(cache.FlightConfig{}).Do(t.Context(), keyer.Key("a"), func(ctx context.Context) (exchange.Credentials, error) {
+			<-ctx.Done()
+			return exchange.Credentials{}, ctx.Err()
+		})
+		if took := time.Since(start); took != 30*time.Second {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
 func TestACallerThatHasGoneStartsNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -175,4 +275,16 @@ func TestACallerThatHasGoneStartsNothing(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
+}
+
+func BenchmarkFlight(b *testing.B) {
+	f := cache.NewFlight(cache.FlightConfig{})
+	var n atomic.Int64
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		key := keyer.Key(fmt.Sprint(n.Add(1)))
+		for pb.Next() {
+			_, _, _ = f.Do(b.Context(), key, func(context.Context) (exchange.Credentials, error) { return exchange.Credentials{}, nil })
+		}
+	})
 }

@@ -14,8 +14,8 @@ import (
 // shards spread the locks; a power of two. Keys are hashes, so their first byte spreads evenly.
 const shards = 64
 
-// entryOverhead is what an entry takes beyond its text: key, map slot, list element, heap slot and the entry itself.
-const entryOverhead = 400
+// entryOverhead is what an entry takes beyond its text at most: map slot, list element, heap slot and the entry itself.
+const entryOverhead = 320
 
 // MemoryConfig configures a Memory.
 type MemoryConfig struct {
@@ -26,7 +26,8 @@ type MemoryConfig struct {
 }
 
 // Memory is a Cache in this process. Within each of its shards, what was used least recently goes first when room is
-// needed. An expired entry is never returned, and is dropped at the next use of its shard or of Sweep.
+// needed. An expired entry is never returned. It is dropped at the next Get or Put of any key of its shard, and within a
+// minute in any case while Run runs; the garbage collector then frees its text when it comes to it.
 type Memory struct {
 	now    func() time.Time
 	shards [shards]shard
@@ -57,7 +58,8 @@ type entry struct {
 	at               int // index in expiries
 }
 
-func (e *entry) size() int64 { return int64(len(e.text)) + entryOverhead }
+// size is what the entry takes. The fifth is for the allocator, which rounds sizes up.
+func (e *entry) size() int64 { return int64(len(e.text)+len(e.text)/5) + entryOverhead }
 
 // NewMemory returns an empty Memory.
 func NewMemory(cfg MemoryConfig) *Memory {

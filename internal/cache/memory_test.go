@@ -2,7 +2,6 @@ package cache_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -48,35 +47,108 @@ func TestMemoryStaysWithinItsBytes(t *testing.T) {
 	}
 }
 
-func TestMemoryDropsTheLeastRecentlyUsed(t *testing.T) {
-	// All keys of one shard: those with the same first byte.
+// oneShard gives keys of the same shard: those with the same first byte.
+func oneShard(n int) []cache.Key {
 	var keys []cache.Key
-	for i := 0; len(keys) < 4; i++ {
+	for i := 0; len(keys) < n; i++ {
 		if k := keyer.Key(fmt.Sprint(i)); k[0] == 0 {
 			keys = append(keys, k)
 		}
 	}
-	m := cache.NewMemory(cache.MemoryConfig{MaxBytes: 64 * 3 * 1500}) // room for three in a shard
-	for _, k := range keys[:3] {
-		_ = m.Put(t.Context(), k, credentials(1000, time.Now().Add(time.Hour)))
+	return keys
+}
+
+// share is what a Memory must have so that a shard has room for so many entries with tokens of 1000 bytes.
+func share(t *testing.T, entries int64) int64 {
+	t.Helper()
+	m := cache.NewMemory(cache.MemoryConfig{MaxBytes: 1 << 20})
+	_ = m.Put(t.Context(), keyer.Key("a"), credentials(1000, time.Now().Add(time.Hour)))
+	return 64 * entries * m.Stats().Bytes
+}
+
+func TestMemoryDropsTheLeastRecentlyUsed(t *testing.T) {
+	keys := oneShard(5)
+	m := cache.NewMemory(cache.MemoryConfig{MaxBytes: share(t, 3)})
+	put := func(i int) { _ = m.Put(t.Context(), keys[i], credentials(1000, time.Now().Add(time.Hour))) }
+	put(0)
+	put(1)
+	put(2)
+	if s := m.Stats(); s.Entries != 3 || s.Evictions != 0 {
+		t.Errorf("what has room was dropped: %+v", s)
 	}
 	_, _ = m.Get(t.Context(), keys[0])
-	_ = m.Put(t.Context(), keys[3], credentials(1000, time.Now().Add(time.Hour)))
-	for i, kept := range []bool{true, false, true, true} {
+	put(1)
+	put(3) // in the place of 2
+	put(4) // in the place of 0
+	for i, kept := range []bool{false, true, false, true, true} {
 		if _, err := m.Get(t.Context(), keys[i]); (err == nil) != kept {
 			t.Errorf("entry %d: %v, kept is to be %v", i, err, kept)
 		}
 	}
+	if s := m.Stats(); s.Entries != 3 || s.Evictions != 2 || s.Bytes != share(t, 3)/64 {
+		t.Errorf("%+v", s)
+	}
 }
 
 func TestMemoryKeepsNoEntryLargerThanItsShare(t *testing.T) {
-	m := cache.NewMemory(cache.MemoryConfig{MaxBytes: 64 * 2000})
-	_ = m.Put(t.Context(), keyer.Key("big"), credentials(4000, time.Now().Add(time.Hour)))
-	if _, err := m.Get(t.Context(), keyer.Key("big")); !errors.Is(err, cache.ErrMiss) {
-		t.Errorf("got %v", err)
+	for size, entries := range map[int]int64{1000: 1, 1001: 0} {
+		m := cache.NewMemory(cache.MemoryConfig{MaxBytes: share(t, 1)})
+		keys := oneShard(2)
+		_ = m.Put(t.Context(), keys[0], credentials(10, time.Now().Add(time.Hour)))
+		_ = m.Put(t.Context(), keys[1], credentials(size, time.Now().Add(time.Hour)))
+		_, err := m.Get(t.Context(), keys[1])
+		if (err == nil) != (entries == 1) {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+		if s := m.Stats(); s.Entries != 1 || s.Evictions != entries {
+			t.Errorf("%d bytes: the small one was to make room for what is kept alone: %+v", size, s)
+		}
 	}
-	if s := m.Stats(); s.Entries != 0 || s.Evictions != 0 {
-		t.Errorf("%+v", s)
+}
+
+func TestMemoryTakesNoMoreThanItSays(t *testing.T) {
+	heap := func() int64 {
+		runtime.GC()
+		runtime.GC()
+		var s runtime.MemStats
+		runtime.ReadMemStats(&s)
+		return int64(s.HeapAlloc)
+	}
+	const entries = 4000
+	for _, size := range []int{20, 1024, 2048, 4096} {
+		before := heap()
+		m := cache.NewMemory(cache.MemoryConfig{MaxBytes: 1 << 30})
+		for i := range entries {
+			_ = m.Put(t.Context(), keyer.Key(fmt.Sprint(i)), credentials(size, time.Now().Add(time.Hour)))
+		}
+		took, says := (heap()-before)/entries, m.Stats().Bytes/entries
+		if took > says || says > took*4/3 || size == 1024 && took > 2048 {
+			t.Errorf("tokens of %d bytes: an entry takes %d bytes and is counted with %d", size, took, says)
+		}
+	}
+}
+
+func TestMemoryForgetsWhatExpiredWhenItsShardIsUsed(t *testing.T) {
+	keys := oneShard(6)
+	for name, use := range map[string]func(*cache.Memory, time.Time){
+		"Get": func(m *cache.Memory, _ time.Time) { _, _ = m.Get(t.Context(), keys[5]) },
+		"Put": func(m *cache.Memory, now time.Time) { _ = m.Put(t.Context(), keys[5], credentials(1, now)) },
+	} {
+		now := time.Unix(1_800_000_000, 0)
+		m := cache.NewMemory(cache.MemoryConfig{MaxBytes: 1 << 20, Now: func() time.Time { return now }})
+		for i, life := range []time.Duration{3, 1, 4, 2, 5} {
+			_ = m.Put(t.Context(), keys[i], credentials(10, now.Add(life*time.Second)))
+		}
+		for left := int64(4); left >= 0; left-- {
+			now = now.Add(time.Second)
+			use(m, now)
+			if s := m.Stats(); s.Entries != left || s.Evictions != 0 {
+				t.Errorf("%s: %+v, want %d entries", name, s, left)
+			}
+		}
+		if s := m.Stats(); s.Bytes != 0 {
+			t.Errorf("%s: %d bytes of no entries", name, s.Bytes)
+		}
 	}
 }
 

@@ -83,13 +83,65 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) cache.Cache) {
 		put(t, c, keyer.Key("a"), creds)
 		want(t, c, keyer.Key("a"), creds)
 	})
-	t.Run("a second put replaces the first", func(t *testing.T) {
+	t.Run("large values and any bytes come back as they were", func(t *testing.T) {
+		c, clock := start(t)
+		for name, text := range map[string]string{
+			"16 KiB": strings.Repeat("0123456789abcdef", 1024), "not text": "\x00\xff\r\n\"\u2028", "spaces": " a ",
+		} {
+			creds := exchange.Credentials{
+				AccessKeyID: text, SecretAccessKey: secret.New(text + "1"), SessionToken: secret.New(text + "2"), Expires: clock.Now().Add(time.Minute),
+			}
+			put(t, c, keyer.Key(name), creds)
+			want(t, c, keyer.Key(name), creds)
+		}
+	})
+	t.Run("a second put replaces the first, its expiry included", func(t *testing.T) {
+		for _, lives := range [][2]time.Duration{{time.Hour, time.Minute}, {time.Minute, time.Hour}} {
+			c, clock := start(t)
+			key := keyer.Key("a")
+			put(t, c, key, credentials(clock, "1", lives[0]))
+			second := credentials(clock, "2", lives[1])
+			put(t, c, key, second)
+			want(t, c, key, second)
+			clock.Advance(lives[1] - time.Millisecond)
+			want(t, c, key, second)
+			clock.Advance(time.Millisecond)
+			wantMiss(t, c, key)
+		}
+	})
+	t.Run("an entry that was deleted or has ended can be put again", func(t *testing.T) {
 		c, clock := start(t)
 		key := keyer.Key("a")
-		put(t, c, key, credentials(clock, "1", time.Hour))
+		put(t, c, key, credentials(clock, "1", time.Minute))
+		clock.Advance(2 * time.Minute)
 		second := credentials(clock, "2", time.Minute)
 		put(t, c, key, second)
 		want(t, c, key, second)
+		if err := c.Delete(t.Context(), key); err != nil {
+			t.Error(err)
+		}
+		third := credentials(clock, "3", time.Minute)
+		put(t, c, key, third)
+		want(t, c, key, third)
+	})
+	t.Run("other keys are left alone", func(t *testing.T) {
+		c, clock := start(t)
+		for i := range 1000 {
+			put(t, c, keyer.Key(fmt.Sprint(i)), credentials(clock, fmt.Sprint(i), time.Minute+time.Duration(i)*time.Second))
+		}
+		for i := 0; i < 1000; i += 2 {
+			if err := c.Delete(t.Context(), keyer.Key(fmt.Sprint(i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		clock.Advance(time.Minute + 500*time.Second) // the end of number 500
+		for i := range 1000 {
+			if key := keyer.Key(fmt.Sprint(i)); i%2 == 0 || i <= 500 {
+				wantMiss(t, c, key)
+			} else {
+				want(t, c, key, credentials(clock, fmt.Sprint(i), time.Duration(i-500)*time.Second))
+			}
+		}
 	})
 	t.Run("deleted is missed, deleting nothing is no error", func(t *testing.T) {
 		c, clock := start(t)
@@ -133,15 +185,21 @@ func Run(t *testing.T, open func(t *testing.T, clock *Clock) cache.Cache) {
 	})
 	t.Run("a context that has ended gives its error", func(t *testing.T) {
 		c, clock := start(t)
+		kept := credentials(clock, "1", time.Minute)
+		put(t, c, keyer.Key("kept"), kept)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := c.Get(ctx, keyer.Key("a")); !errors.Is(err, context.Canceled) {
+		if _, err := c.Get(ctx, keyer.Key("kept")); !errors.Is(err, context.Canceled) {
 			t.Errorf("Get: %v", err)
 		}
-		if err := c.Put(ctx, keyer.Key("a"), credentials(clock, "1", time.Minute)); !errors.Is(err, context.Canceled) {
+		if err := c.Put(ctx, keyer.Key("new"), kept); !errors.Is(err, context.Canceled) {
 			t.Errorf("Put: %v", err)
 		}
-		wantMiss(t, c, keyer.Key("a"))
+		if err := c.Delete(ctx, keyer.Key("kept")); !errors.Is(err, context.Canceled) {
+			t.Errorf("Delete: %v", err)
+		}
+		wantMiss(t, c, keyer.Key("new"))
+		want(t, c, keyer.Key("kept"), kept)
 	})
 	t.Run("many at once never get each other's", func(t *testing.T) {
 		c, clock := start(t)
