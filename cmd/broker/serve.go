@@ -85,9 +85,13 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 	m := metrics.New(versionText())
 	p := &program{cfg: cfg, log: log, startedAt: time.Now(), notices: append(cfg.Warnings(), notices...)}
 	var err error
+	var complained time.Time // OnError is called by one goroutine at a time
 	if p.audit, err = audit.Open(audit.Config{Path: cfg.Audit.Path, OnError: func(err error) {
 		m.AuditFailed()
-		log.Error("audit log can't be written", "error", err.Error())
+		if now := time.Now(); now.Sub(complained) >= time.Second {
+			complained = now
+			log.Error("audit log can't be written", "error", err.Error())
+		}
 	}}); err != nil {
 		return nil, err
 	}
@@ -147,6 +151,8 @@ func (p *program) run(ctx context.Context) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
+	// Go ends a program that writes to a standard output nobody reads any more; the audit log reports it instead.
+	signal.Ignore(syscall.SIGPIPE)
 	workers.Go(func() { p.reloader.watch(background, hup) })
 	workers.Go(func() { p.issuer.Run(background) })
 	workers.Go(func() { p.cache.Run(background) })
