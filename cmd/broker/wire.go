@@ -45,7 +45,7 @@ func newExchangers(cfg *config.Config, iss *issuer.Issuer, m *metrics.Metrics, l
 			}
 			x, err := minio.New(minio.Config{
 				Endpoint: e.Endpoint, CAFile: e.CAFile, ClientID: e.ClientID, Tokens: tokens,
-				AllowedPolicies: e.AllowedPolicies, Timeout: e.Timeout, Log: log,
+				AllowedPolicies: e.AllowedPolicies, Dangerous: e.Dangerous, Timeout: e.Timeout, Log: log,
 				Observe: func(outcome string, took time.Duration) { m.Exchanged(name, outcome, took) },
 			})
 			if err != nil {

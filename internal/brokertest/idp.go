@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -73,6 +75,7 @@ func NewIDP(t testing.TB, opts ...IDPOption) *IDP {
 	p := &IDP{t: t, now: o.now, handlers: map[string]http.HandlerFunc{}, requests: map[string]int{}}
 	p.Rotate()
 	server := httptest.NewUnstartedServer(p)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // refused handshakes are part of the tests
 	p.URL = "http://" + server.Listener.Addr().String()
 	if o.tls {
 		p.URL = "https://" + server.Listener.Addr().String()

@@ -2,9 +2,17 @@ package brokertest
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
+	"math/big"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -25,6 +33,8 @@ const ClientID = "credbroker"
 type MinIO struct {
 	// Endpoint is its URL.
 	Endpoint string
+	// CAFile holds the root of its certificate; empty without TLS.
+	CAFile string
 	// LogFile holds what all its runs printed.
 	LogFile string
 
@@ -32,6 +42,7 @@ type MinIO struct {
 	program, mc, dir       string
 	address, user, secret  string
 	clientSecret, discover string
+	transport              *http.Transport
 	cmd                    *exec.Cmd
 	exited                 chan error
 }
@@ -42,6 +53,8 @@ type MinIOOptions struct {
 	IssuerURL string
 	// NoClientSecret leaves out MINIO_IDENTITY_OPENID_CLIENT_SECRET, which makes it accept forged tokens.
 	NoClientSecret bool
+	// TLS makes it serve https, with a certificate of its own making.
+	TLS bool
 }
 
 // NewMinIO prepares a server with a port and data of its own and doesn't start it.
@@ -54,11 +67,17 @@ func NewMinIO(t testing.TB, opts MinIOOptions) *MinIO {
 		discover: opts.IssuerURL + "/.well-known/openid-configuration",
 	}
 	m.Endpoint = "http://" + m.address
+	m.transport = http.DefaultTransport.(*http.Transport).Clone()
+	if opts.TLS {
+		m.Endpoint = "https://" + m.address
+		m.makeCertificate()
+	}
 	if !opts.NoClientSecret {
 		m.clientSecret = random(32)
 	}
 	t.Cleanup(func() {
 		m.Stop()
+		m.transport.CloseIdleConnections()
 		if t.Failed() {
 			log, _ := os.ReadFile(m.LogFile)
 			t.Logf("MinIO log:\n%s", tail(string(log), 4<<10))
@@ -83,7 +102,7 @@ func (m *MinIO) Launch() {
 		m.t.Fatal(err)
 	}
 	defer log.Close()
-	m.cmd = exec.Command(m.program, "server", "--quiet", "--address", m.address, filepath.Join(m.dir, "data"))
+	m.cmd = exec.Command(m.program, "server", "--quiet", "--certs-dir", filepath.Join(m.dir, "certs"), "--address", m.address, filepath.Join(m.dir, "data"))
 	m.cmd.Env = append(os.Environ(),
 		"MINIO_ROOT_USER="+m.user, "MINIO_ROOT_PASSWORD="+m.secret, "MINIO_BROWSER=off",
 		"MINIO_IDENTITY_OPENID_CONFIG_URL="+m.discover,
@@ -120,7 +139,8 @@ func (m *MinIO) WaitReady() {
 		default:
 		}
 		// IAM is up once the STS refuses for a reason of its own: 4xx and no "try again".
-		resp, err := http.PostForm(m.Endpoint, map[string][]string{"Action": {"AssumeRoleWithWebIdentity"}, "Version": {"2011-06-15"}, "WebIdentityToken": {"x"}})
+		client := http.Client{Transport: m.transport, Timeout: 5 * time.Second}
+		resp, err := client.PostForm(m.Endpoint, map[string][]string{"Action": {"AssumeRoleWithWebIdentity"}, "Version": {"2011-06-15"}, "WebIdentityToken": {"x"}})
 		if err != nil {
 			return err
 		}
@@ -146,7 +166,8 @@ func (m *MinIO) Stop() {
 func (m *MinIO) MC(args ...string) string {
 	m.t.Helper()
 	cmd := exec.Command(m.mc, append([]string{"--config-dir", filepath.Join(m.dir, "mc"), "--no-color"}, args...)...)
-	cmd.Env = append(os.Environ(), fmt.Sprintf("MC_HOST_root=http://%s:%s@%s", m.user, m.secret, m.address))
+	scheme, host, _ := strings.Cut(m.Endpoint, "://")
+	cmd.Env = append(os.Environ(), fmt.Sprintf("MC_HOST_root=%s://%s:%s@%s", scheme, m.user, m.secret, host))
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
@@ -176,6 +197,7 @@ func (m *MinIO) Client(accessKey, secretKey, sessionToken string) *minio.Client 
 	m.t.Helper()
 	c, err := minio.New(m.address, &minio.Options{
 		Creds: credentials.NewStaticV4(accessKey, secretKey, sessionToken), Region: "us-east-1", MaxRetries: 1,
+		Secure: m.CAFile != "", Transport: m.transport,
 	})
 	if err != nil {
 		m.t.Fatal(err)
@@ -188,6 +210,46 @@ func (m *MinIO) Root() *minio.Client { return m.Client(m.user, m.secret, "") }
 
 // Secrets are the keys that nobody but MinIO and its operator may ever see.
 func (m *MinIO) Secrets() []string { return []string{m.secret, m.clientSecret} }
+
+// makeCertificate makes the server a certificate that is its own root, where the server and mc look for such.
+func (m *MinIO) makeCertificate() {
+	m.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	certificate := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "credbroker test MinIO"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(24 * time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true, IsCA: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, certificate, certificate, key.Public(), key)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	public := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	m.CAFile = filepath.Join(m.dir, "certs", "public.crt")
+	for path, data := range map[string][]byte{
+		m.CAFile: public,
+		filepath.Join(m.dir, "certs", "private.key"):           pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
+		filepath.Join(m.dir, "mc", "certs", "CAs", "root.crt"): public,
+	} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			m.t.Fatal(err)
+		}
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(public)
+	m.transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+}
 
 // random returns n random bytes in hex.
 func random(n int) string {

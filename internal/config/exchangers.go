@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"time"
+
+	"github.com/credbroker/credbroker/internal/policy"
 )
 
 // KindMinIOWebIdentity is the exchanger that shows MinIO a token of the broker's own issuer
@@ -26,7 +28,9 @@ type Exchanger struct {
 	// AllowedPolicies are the only MinIO policies (^[A-Za-z0-9_.@=+-]{1,128}$) that minted tokens may name: 1 to 256.
 	// Required.
 	AllowedPolicies []string `yaml:"allowed_policies"`
-	// Dangerous is needed for the policies consoleAdmin and diagnostics, which rule over MinIO itself. Default false.
+	// Dangerous is needed for policies that do more than handle objects and buckets: consoleAdmin, diagnostics, and any with
+	// admin: actions. Without it every credential is kept to s3: actions, and so from making itself keys that never end.
+	// Default false.
 	Dangerous bool `yaml:"dangerous"`
 	// Timeout is for one exchange with its retries: 100ms to 30s. Default 5s.
 	Timeout time.Duration `yaml:"timeout"`
@@ -36,8 +40,6 @@ func (e *Exchanger) setDefaults() { e.Timeout = 5 * time.Second }
 
 // policyName is narrower than what MinIO takes: the token's claim separates names by commas.
 var policyName = regexp.MustCompile(`^[A-Za-z0-9_.@=+-]{1,128}$`)
-
-var dangerousPolicies = []string{"consoleAdmin", "diagnostics"}
 
 func (v *validator) exchangers() {
 	if !v.count("exchangers", len(v.Exchangers), 0, 64) {
@@ -65,7 +67,7 @@ func (v *validator) allowedPolicies(path string, e *Exchanger) {
 			v.fault(at, "%.64q; expected a policy name that matches %s", p, policyName)
 		}
 		v.unique(at, p, seen)
-		if slices.Contains(dangerousPolicies, p) && !e.Dangerous {
+		if policy.Dangerous(p) && !e.Dangerous {
 			v.fault(at, "%q rules over MinIO itself; expected another policy, or dangerous: true", p)
 		}
 	}

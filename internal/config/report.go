@@ -30,7 +30,7 @@ func (c *Config) Warnings() []string {
 			warn("exchangers.%s: %s is plaintext: whoever is on the way gets credentials", name, e.Endpoint)
 		}
 		if e.Dangerous {
-			warn("exchangers.%s: dangerous: true: its tokens may name policies that rule over the object store itself", name)
+			warn("exchangers.%s: dangerous: true: its credentials may do what MinIO's policies allow beyond objects: administer it, or make keys that never end", name)
 		}
 	}
 	if len(c.Issuers) == 0 {

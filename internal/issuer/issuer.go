@@ -11,6 +11,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -20,7 +21,8 @@ import (
 type Config struct {
 	// URL is `iss`, and the base of the two documents: <URL>/.well-known/openid-configuration and <URL>/jwks.
 	URL string
-	// RotateEvery is how long a key signs. It is longer than any token lives.
+	// RotateEvery is how long a key signs. A token is shown to MinIO at once and to nobody else, so that an interval of
+	// minutes is long enough for a key to stay published after it signed.
 	RotateEvery time.Duration
 }
 
@@ -46,6 +48,9 @@ type key struct {
 
 // New returns an issuer with fresh keys. It answers from the first moment and depends on nothing.
 func New(cfg Config) (*Issuer, error) {
+	if cfg.URL == "" || cfg.RotateEvery <= 0 {
+		return nil, errors.New("an issuer needs a URL and an interval of rotation")
+	}
 	discovery, err := json.Marshal(map[string]any{
 		"issuer":                                cfg.URL,
 		"jwks_uri":                              cfg.URL + "/jwks",

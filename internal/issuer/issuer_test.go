@@ -82,10 +82,13 @@ func verify(t *testing.T, jwks []byte, token string) (header, claims map[string]
 		if k["kid"] != header["kid"] {
 			continue
 		}
-		public := ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).SetBytes(decode(k["x"])), Y: new(big.Int).SetBytes(decode(k["y"]))}
+		public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, decode(k["x"]), decode(k["y"])))
+		if err != nil {
+			t.Fatal(err)
+		}
 		digest := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
 		sig := decode(parts[2])
-		if len(sig) != 64 || !ecdsa.Verify(&public, digest[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:])) {
+		if len(sig) != 64 || !ecdsa.Verify(public, digest[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:])) {
 			t.Fatal("the signature doesn't hold")
 		}
 		return header, claims
@@ -157,12 +160,24 @@ func TestOnlyAllowedPoliciesAreMinted(t *testing.T) {
 func TestATokenEndsAfterItBegins(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	s := newSource(t, newIssuer(t), SourceConfig{Now: func() time.Time { return now }})
-	for _, end := range []time.Time{now.Add(-time.Second), now, {}} {
+	// The last but one is cut to now.
+	for _, end := range []time.Time{now.Add(-time.Second), now, now.Add(time.Second - 1), {}} {
 		if _, err := s.Token(t.Context(), request("readonly"), end); !errors.Is(err, ErrNotAllowed) {
 			t.Errorf("until %s: %v", end, err)
 		}
 	}
-	if _, err := s.Token(t.Context(), request("readonly"), now.Add(time.Nanosecond)); err != nil {
+	if _, err := s.Token(t.Context(), request("readonly"), now.Add(time.Second)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnIssuerNeedsURLAndInterval(t *testing.T) {
+	for _, cfg := range []Config{{RotateEvery: time.Hour}, {URL: testURL}, {URL: testURL, RotateEvery: -1}} {
+		if _, err := New(cfg); err == nil {
+			t.Errorf("%+v: no error", cfg)
+		}
+	}
+	if _, err := New(Config{URL: testURL, RotateEvery: 1}); err != nil {
 		t.Error(err)
 	}
 }
@@ -234,12 +249,10 @@ func TestThumbprint(t *testing.T) {
 
 func TestDocuments(t *testing.T) {
 	iss := newIssuer(t)
-	var doc map[string]any
-	if err := json.Unmarshal(iss.Discovery(), &doc); err != nil {
-		t.Fatal(err)
-	}
-	if doc["issuer"] != testURL || doc["jwks_uri"] != testURL+"/jwks" || doc["id_token_signing_alg_values_supported"].([]any)[0] != "ES256" {
-		t.Errorf("discovery %v", doc)
+	const want = `{"id_token_signing_alg_values_supported":["ES256"],"issuer":"` + testURL + `","jwks_uri":"` + testURL +
+		`/jwks","response_types_supported":["id_token"],"subject_types_supported":["public"]}`
+	if got := string(iss.Discovery()); got != want {
+		t.Errorf("discovery %s", got)
 	}
 	if strings.Contains(string(iss.JWKS()), `"d"`) {
 		t.Error("a private key is published")

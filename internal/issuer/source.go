@@ -15,14 +15,12 @@ import (
 
 	"github.com/credbroker/credbroker/internal/attest"
 	"github.com/credbroker/credbroker/internal/exchange"
+	"github.com/credbroker/credbroker/internal/policy"
 	"github.com/credbroker/credbroker/internal/secret"
 )
 
 // backdate is how far `iat` lies before the broker's clock: MinIO refuses a token whose `iat` is a second ahead of its own.
 const backdate = 30 * time.Second
-
-// dangerousPolicies are MinIO's built-in policies that reach beyond objects.
-var dangerousPolicies = []string{"consoleAdmin", "diagnostics"}
 
 // ErrNotAllowed means that a token was asked for that its source must not mint. It is a fault in the broker or its
 // configuration, never the caller's.
@@ -57,7 +55,7 @@ func (i *Issuer) Source(cfg SourceConfig) (*Source, error) {
 		if p == "" || strings.ContainsAny(p, ", ") {
 			return nil, fmt.Errorf("allowed policy %q: not the name of one policy", p)
 		}
-		if slices.Contains(dangerousPolicies, p) && !cfg.Dangerous {
+		if policy.Dangerous(p) && !cfg.Dangerous {
 			return nil, fmt.Errorf("allowed policy %q reaches beyond objects: it needs `dangerous: true`", p)
 		}
 	}
@@ -85,7 +83,7 @@ type claims struct {
 }
 
 // Token mints a JWT (RFC 7519) that names the grant's policies and ends at expires, cut to whole seconds. It returns
-// ErrNotAllowed for policies that aren't all of the source's, for none, and for an end that has passed.
+// ErrNotAllowed for policies that aren't all of the source's, for none, and for an end that, so cut, has passed.
 func (s *Source) Token(_ context.Context, req exchange.Request, expires time.Time) (secret.Secret, error) {
 	if len(req.Grant.Policies) == 0 {
 		return secret.Secret{}, fmt.Errorf("%w: no policy", ErrNotAllowed)
@@ -96,8 +94,9 @@ func (s *Source) Token(_ context.Context, req exchange.Request, expires time.Tim
 		}
 	}
 	now := s.cfg.Now()
+	expires = expires.Truncate(time.Second)
 	if !expires.After(now) {
-		return secret.Secret{}, fmt.Errorf("%w: it would end before it begins", ErrNotAllowed)
+		return secret.Secret{}, fmt.Errorf("%w: a token that has ended", ErrNotAllowed)
 	}
 	return s.issuer.sign(claims{
 		Issuer: s.issuer.cfg.URL, Subject: Subject(req.Identity), Audience: s.cfg.Audience,

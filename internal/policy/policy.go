@@ -86,6 +86,9 @@ type Backend struct {
 	MinTTL, MaxTTL time.Duration
 }
 
+// Dangerous says whether a MinIO policy is one of the built-in ones that administer MinIO itself.
+func Dangerous(name string) bool { return name == "consoleAdmin" || name == "diagnostics" }
+
 // Wanted is what the caller asks for.
 type Wanted struct {
 	Role string

@@ -13,8 +13,20 @@ const (
 	breakFor = 500 * time.Millisecond
 )
 
+// sign is what an attempt showed of the server.
+type sign int
+
+const (
+	// noSign: the attempt ended for a reason of the caller's.
+	noSign sign = iota
+	// alive: the server answered.
+	alive
+	// away: it could not be reached, or said "later".
+	away
+)
+
 // breaker keeps callers from waiting on a server that is known to be away, and the server from all of them at once when it
-// comes back.
+// comes back. The zero value is closed.
 type breaker struct {
 	mu        sync.Mutex
 	failures  int // in a row
@@ -22,28 +34,40 @@ type breaker struct {
 	probing   bool
 }
 
-// allow says whether an attempt may be made. If so, done must be called with how it went.
-func (b *breaker) allow(now time.Time) bool {
+// permit is leave for one attempt. Its done must be called.
+type permit struct {
+	breaker *breaker
+	probe   bool // the one attempt that may look whether the server is back
+}
+
+// allow gives leave for an attempt, or doesn't.
+func (b *breaker) allow(now time.Time) (permit, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.failures < breakAfter {
-		return true
+		return permit{breaker: b}, true
 	}
 	if b.probing || now.Before(b.openUntil) {
-		return false
+		return permit{}, false
 	}
 	b.probing = true
-	return true
+	return permit{breaker: b, probe: true}, true
 }
 
-func (b *breaker) done(ok bool, now time.Time) {
+// done tells what the attempt showed. While the breaker is open, failures of attempts that began before it opened count for
+// nothing: they would keep it open for as long as they trickle in.
+func (p permit) done(s sign, now time.Time) {
+	b := p.breaker
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.probing = false
-	if ok {
-		b.failures = 0
-		return
+	if p.probe {
+		b.probing = false
 	}
-	b.failures++
-	b.openUntil = now.Add(breakFor)
+	switch {
+	case s == alive:
+		b.failures = 0
+	case s == away && (p.probe || b.failures < breakAfter):
+		b.failures++
+		b.openUntil = now.Add(breakFor)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,8 +22,15 @@ import (
 
 const reportsRW = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:GetObject","s3:PutObject"],"Resource":["arn:aws:s3:::reports/*"]}]}`
 
-// startIssuerAt serves an issuer's documents on loopback and returns its URL.
-func startIssuerAt(t *testing.T) (*issuer.Issuer, string) {
+// served is an issuer whose documents are served on loopback.
+type served struct {
+	*issuer.Issuer
+	url string
+	// answer replaces the documents if it isn't nil.
+	answer atomic.Pointer[http.HandlerFunc]
+}
+
+func serveIssuer(t *testing.T) *served {
 	t.Helper()
 	mux := http.NewServeMux()
 	server := httptest.NewServer(mux)
@@ -31,27 +39,34 @@ func startIssuerAt(t *testing.T) (*issuer.Issuer, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s := &served{Issuer: iss, url: server.URL}
 	serve := func(doc func() []byte) http.HandlerFunc {
-		return func(w http.ResponseWriter, _ *http.Request) {
+		return func(w http.ResponseWriter, r *http.Request) {
+			if answer := s.answer.Load(); answer != nil {
+				(*answer)(w, r)
+				return
+			}
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = w.Write(doc())
 		}
 	}
 	mux.HandleFunc("/.well-known/openid-configuration", serve(iss.Discovery))
 	mux.HandleFunc("/jwks", serve(iss.JWKS))
-	return iss, server.URL
+	return s
 }
 
-func newExchanger(t *testing.T, iss *issuer.Issuer, endpoint string, timeout time.Duration) *minioexchange.Exchanger {
+func newExchanger(t *testing.T, iss *issuer.Issuer, cfg minioexchange.Config) *minioexchange.Exchanger {
 	t.Helper()
 	allowed := []string{"reports-rw", "readonly", "not-there"}
 	tokens, err := iss.Source(issuer.SourceConfig{Audience: brokertest.ClientID, AllowedPolicies: allowed})
 	if err != nil {
 		t.Fatal(err)
 	}
-	x, err := minioexchange.New(minioexchange.Config{
-		Endpoint: endpoint, ClientID: brokertest.ClientID, Tokens: tokens, AllowedPolicies: allowed, Timeout: timeout,
-	})
+	cfg.ClientID, cfg.Tokens, cfg.AllowedPolicies = brokertest.ClientID, tokens, allowed
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 5 * time.Second
+	}
+	x, err := minioexchange.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,11 +81,12 @@ func request(ttl time.Duration, session string, policies ...string) exchange.Req
 }
 
 func TestExchangeAtRealMinIO(t *testing.T) {
-	iss, url := startIssuerAt(t)
-	server := brokertest.StartMinIO(t, brokertest.MinIOOptions{IssuerURL: url})
+	iss := serveIssuer(t)
+	server := brokertest.StartMinIO(t, brokertest.MinIOOptions{IssuerURL: iss.url, TLS: true})
 	server.MakeBucket("reports")
 	server.PutPolicy("reports-rw", reportsRW)
-	x := newExchanger(t, iss, server.Endpoint, 5*time.Second)
+	here := minioexchange.Config{Endpoint: server.Endpoint, CAFile: server.CAFile}
+	x := newExchanger(t, iss.Issuer, here)
 	put := func(c exchange.Credentials, key string) error {
 		client := server.Client(c.AccessKeyID, c.SecretAccessKey.Reveal(), c.SessionToken.Reveal())
 		_, err := client.PutObject(t.Context(), "reports", key, strings.NewReader("x"), 1, minio.PutObjectOptions{})
@@ -140,9 +156,64 @@ func TestExchangeAtRealMinIO(t *testing.T) {
 		}
 	})
 
+	t.Run("a MinIO with another client ID proves nothing", func(t *testing.T) {
+		tokens, err := iss.Source(issuer.SourceConfig{Audience: "other", AllowedPolicies: []string{"readonly"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := minioexchange.New(minioexchange.Config{Endpoint: server.Endpoint, CAFile: server.CAFile, ClientID: "other", Tokens: tokens, Timeout: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := other.Exchange(t.Context(), request(time.Minute, "", "readonly")); !errors.Is(err, exchange.ErrUnsafe) || !strings.Contains(other.Status(), "kid other") {
+			t.Errorf("%v, status %q", err, other.Status())
+		}
+	})
+
 	t.Run("status is clean", func(t *testing.T) {
 		if s := x.Status(); s != "" || x.AcceptsForgedTokens() {
 			t.Errorf("status %q", s)
+		}
+	})
+
+	t.Run("credentials of fifty exchanges at once all differ", func(t *testing.T) {
+		keys := make(chan string, 50)
+		for range cap(keys) {
+			go func() {
+				c, err := x.Exchange(t.Context(), request(time.Minute, "", "readonly"))
+				if err != nil {
+					t.Error(err)
+				}
+				keys <- c.AccessKeyID
+			}()
+		}
+		var all []string
+		for range cap(keys) {
+			all = append(all, <-keys)
+		}
+		slices.Sort(all)
+		if n := len(slices.Compact(all)); n != 50 {
+			t.Errorf("%d different access keys of 50", n)
+		}
+	})
+
+	t.Run("MinIO that can't read the keys is unavailable and heals", func(t *testing.T) {
+		refuse := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusServiceUnavailable) })
+		hangUp := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+		for name, answer := range map[string]http.HandlerFunc{"503": refuse, "connection closed": hangUp} {
+			iss.answer.Store(&answer)
+			fresh := newExchanger(t, iss.Issuer, here)
+			if _, err := fresh.Exchange(t.Context(), request(time.Minute, "", "readonly")); !errors.Is(err, exchange.ErrUnavailable) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if s := fresh.Status(); !strings.Contains(s, "lost") && !strings.Contains(s, "can't read the broker's keys") {
+				t.Errorf("%s: status %q", name, s)
+			}
+			iss.answer.Store(nil)
+			brokertest.Eventually(t, 2*time.Second, "exchange works", func() error {
+				_, err := fresh.Exchange(t.Context(), request(time.Minute, "", "readonly"))
+				return err
+			})
 		}
 	})
 
@@ -158,7 +229,23 @@ func TestExchangeAtRealMinIO(t *testing.T) {
 		if !strings.Contains(x.Status(), "not known yet") {
 			t.Errorf("after a lost connection the self-test's verdict stands: %q", x.Status())
 		}
-		server.Start()
+
+		// Started while its issuer is away, MinIO serves and its IAM doesn't.
+		away := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusServiceUnavailable) })
+		iss.answer.Store(&away)
+		server.Launch()
+		brokertest.Eventually(t, 10*time.Second, "MinIO says that it starts", func() error {
+			_, err := x.Exchange(t.Context(), request(time.Minute, "", "reports-rw"))
+			if !errors.Is(err, exchange.ErrUnavailable) {
+				t.Fatalf("got %v", err)
+			}
+			if !strings.Contains(err.Error(), "STS") {
+				return err
+			}
+			return nil
+		})
+		iss.answer.Store(nil)
+		server.WaitReady()
 		brokertest.Eventually(t, 2*time.Second, "exchange works again", func() error {
 			_, err := x.Exchange(t.Context(), request(time.Minute, "", "reports-rw"))
 			return err
@@ -174,38 +261,13 @@ func TestExchangeAtRealMinIO(t *testing.T) {
 }
 
 func TestOpenMinIOIsNotUsed(t *testing.T) {
-	iss, url := startIssuerAt(t)
-	server := brokertest.StartMinIO(t, brokertest.MinIOOptions{IssuerURL: url, NoClientSecret: true})
-	x := newExchanger(t, iss, server.Endpoint, 5*time.Second)
+	iss := serveIssuer(t)
+	server := brokertest.StartMinIO(t, brokertest.MinIOOptions{IssuerURL: iss.url, NoClientSecret: true})
+	x := newExchanger(t, iss.Issuer, minioexchange.Config{Endpoint: server.Endpoint})
 	if _, err := x.Exchange(t.Context(), request(time.Minute, "", "readonly")); !errors.Is(err, exchange.ErrUnsafe) {
 		t.Fatalf("a MinIO without client secret was used: %v", err)
 	}
 	if !x.AcceptsForgedTokens() || !strings.Contains(x.Status(), "MINIO_IDENTITY_OPENID_CLIENT_SECRET") {
 		t.Errorf("AcceptsForgedTokens %v, status %q", x.AcceptsForgedTokens(), x.Status())
-	}
-}
-
-// TestFiftyAtOnce: credentials of concurrent exchanges are all different and all work.
-func TestFiftyAtOnce(t *testing.T) {
-	iss, url := startIssuerAt(t)
-	server := brokertest.StartMinIO(t, brokertest.MinIOOptions{IssuerURL: url})
-	x := newExchanger(t, iss, server.Endpoint, 20*time.Second)
-	keys := make(chan string, 50)
-	for range cap(keys) {
-		go func() {
-			c, err := x.Exchange(t.Context(), request(time.Minute, "", "readonly"))
-			if err != nil {
-				t.Error(err)
-			}
-			keys <- c.AccessKeyID
-		}()
-	}
-	var all []string
-	for range cap(keys) {
-		all = append(all, <-keys)
-	}
-	slices.Sort(all)
-	if n := len(slices.Compact(all)); n != 50 {
-		t.Errorf("%d different access keys of 50", n)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -22,6 +21,8 @@ const (
 	testEvery         = 10 * time.Minute
 	testEveryUnknown  = time.Second
 	testEveryAccepted = 5 * time.Second
+	// settleTime is how long after its return a MinIO may not know its policies yet.
+	settleTime = 5 * time.Second
 )
 
 // verdict is what is known of how a MinIO treats forged tokens.
@@ -42,10 +43,14 @@ type selfTest struct {
 
 	mu      sync.Mutex
 	verdict verdict
-	odd     bool   // the last answer wasn't understood
-	detail  string // what the last answer was, where it told nothing
-	count   int    // tests that were made
-	lastAt  time.Time
+	forged  bool      // the last verdict that was not unknown was accepted
+	odd     bool      // the last answer wasn't understood
+	detail  string    // what the last answer was, where it told nothing
+	count   int       // tests that were made
+	lastAt  time.Time // of the last test
+	told    verdict   // the last that note called news
+	losses  int       // times that contact was lost
+	awayAt  time.Time // the last of them
 }
 
 func newSelfTest() selfTest {
@@ -69,8 +74,12 @@ func (x *Exchanger) Run(ctx context.Context) {
 	}
 }
 
-// AcceptsForgedTokens says whether the last test that was answered ended with the forged token accepted.
-func (x *Exchanger) AcceptsForgedTokens() bool { return x.selfTest.current() == accepted }
+// AcceptsForgedTokens says whether the forged token was accepted by the last answer that told either way.
+func (x *Exchanger) AcceptsForgedTokens() bool {
+	x.selfTest.mu.Lock()
+	defer x.selfTest.mu.Unlock()
+	return x.selfTest.forged
+}
 
 // ensureSafe returns nil if the server is known to refuse forged tokens, and asks it if nothing is known.
 func (x *Exchanger) ensureSafe(ctx context.Context) error {
@@ -104,9 +113,31 @@ func (x *Exchanger) testUnlessTested(ctx context.Context) {
 	if x.selfTest.tests() != before {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, x.cfg.Timeout)
+	x.test(ctx)
+}
+
+// test tests the server once and keeps the outcome, unless the caller's leaving was the outcome.
+func (x *Exchanger) test(ctx context.Context) {
+	ctx, cancel := context.WithTimeoutCause(ctx, x.cfg.Timeout, errTimeout)
 	defer cancel()
-	x.selfTest.note(x.ask(ctx))
+	losses := x.selfTest.contactLosses()
+	v, odd, detail := x.ask(ctx)
+	if v == unknown && callerLeft(ctx) {
+		return
+	}
+	if !x.selfTest.note(v, odd, detail, losses, time.Now()) {
+		return
+	}
+	switch v := x.selfTest.current(); {
+	case odd:
+		x.cfg.Log.Warn("MinIO's answer to a forged token wasn't understood", "endpoint", x.cfg.Endpoint, "answer", detail)
+	case v == accepted:
+		x.cfg.Log.Error("MinIO accepts forged tokens, nothing is issued: set MINIO_IDENTITY_OPENID_CLIENT_SECRET on it", "endpoint", x.cfg.Endpoint)
+	case v == refused:
+		x.cfg.Log.Info("MinIO refuses forged tokens, as it should", "endpoint", x.cfg.Endpoint)
+	default:
+		x.cfg.Log.Warn("nothing is issued", "endpoint", x.cfg.Endpoint, "cause", x.selfTest.status())
+	}
 }
 
 // ask shows the server a token that anyone could have forged where MinIO runs without a client secret: signed by HMAC with
@@ -120,9 +151,11 @@ func (x *Exchanger) ask(ctx context.Context) (v verdict, odd bool, detail string
 	switch {
 	case f == nil:
 		return accepted, false, ""
-	case f.status == 0 || f.status >= 500 || f.status == http.StatusTooManyRequests:
+	case f.later():
 		return unknown, false, f.String()
-	case strings.Contains(f.message, "None of the given policies"):
+	case f.lacksKeys():
+		return unknown, false, "MinIO can't read the broker's keys: " + f.String()
+	case f.unknownPolicies():
 		return accepted, false, ""
 	case f.status >= 400 && refusesSignature(f.message):
 		return refused, false, ""
@@ -131,14 +164,10 @@ func (x *Exchanger) ask(ctx context.Context) (v verdict, odd bool, detail string
 	}
 }
 
-// refusesSignature knows what MinIO says of a token whose signature or key doesn't hold.
+// refusesSignature knows what MinIO says of a token whose signature doesn't hold, or whose key isn't for HMAC. That it has no
+// key of that ID proves nothing: its own client ID is another one then, and may be open.
 func refusesSignature(message string) bool {
-	for _, words := range []string{"signature is invalid", "token is unverifiable", "key is of invalid type"} {
-		if strings.Contains(message, words) {
-			return true
-		}
-	}
-	return false
+	return strings.Contains(message, "signature is invalid") || strings.Contains(message, "key is of invalid type")
 }
 
 func forge(clientID string, now time.Time) (secret.Secret, error) {
@@ -163,26 +192,55 @@ func forge(clientID string, now time.Time) (secret.Secret, error) {
 	return secret.New(input + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))), nil
 }
 
-// note keeps the outcome of a test. An answer that wasn't understood takes nothing away from a refusal that was seen; a
-// server that can't be reached does: it may come back without its secret.
-func (s *selfTest) note(v verdict, odd bool, detail string) {
+// note keeps the outcome of a test that began when contact had been lost so many times, and says whether it is news. An
+// answer that wasn't understood takes nothing away from a refusal that was seen; a server that can't be reached does: it may
+// come back without its secret. So a refusal counts only if contact wasn't lost since it was asked for.
+func (s *selfTest) note(v verdict, odd bool, detail string, losses int, now time.Time) (news bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if v == refused && losses != s.losses {
+		v, detail = unknown, "contact was lost during the test"
+	}
+	if news = s.count == 0 || odd != s.odd || !odd && v != s.told; news && !odd {
+		s.told = v
+	}
 	if !odd || s.verdict != refused {
 		s.verdict = v
 	}
+	if v != unknown {
+		s.forged = v == accepted
+	}
+	if v == unknown && !odd {
+		s.awayAt = now
+	}
 	s.odd, s.detail = odd, detail
 	s.count++
-	s.lastAt = time.Now()
+	s.lastAt = now
+	return news
 }
 
-// forget makes the next exchange ask again.
-func (s *selfTest) forget() {
+// forget makes the next exchange ask again, since contact was lost.
+func (s *selfTest) forget(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.losses++
+	s.awayAt = now
 	if s.verdict == refused {
-		s.verdict, s.detail = unknown, "to be asked again after the connection was lost"
+		s.verdict, s.detail = unknown, "to be asked again after contact was lost"
 	}
+}
+
+func (s *selfTest) contactLosses() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.losses
+}
+
+// settled says whether the server has been there for so long that its word on policies is final.
+func (s *selfTest) settled(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return now.Sub(s.awayAt) >= settleTime
 }
 
 func (s *selfTest) current() verdict {
@@ -201,6 +259,9 @@ func (s *selfTest) due(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	every := map[verdict]time.Duration{unknown: testEveryUnknown, accepted: testEveryAccepted, refused: testEvery}[s.verdict]
+	if s.odd {
+		every = testEveryUnknown
+	}
 	return now.Sub(s.lastAt) >= every
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,13 +38,38 @@ type failure struct {
 // asError sorts a failure into package exchange's errors.
 func (f *failure) asError() error {
 	switch {
-	case f.status == 0 || f.status >= 500 || f.status == http.StatusTooManyRequests:
+	case f.later():
 		return fmt.Errorf("%w: %s", exchange.ErrUnavailable, f)
+	case f.lacksKeys():
+		return fmt.Errorf("%w: MinIO can't read the broker's keys: %s", exchange.ErrUnavailable, f)
+	case f.unknownPolicies():
+		return fmt.Errorf("%w: %s", errUnknownPolicies, f)
 	case f.status >= 400:
 		return fmt.Errorf("%w: %s", exchange.ErrRefused, f)
 	default: // 200 with nonsense, or a redirect, which isn't followed
 		return fmt.Errorf("%w: %s", exchange.ErrBadResult, f)
 	}
+}
+
+// later: there was no answer, or it was "not now".
+func (f *failure) later() bool {
+	return f.status == 0 || f.status >= 500 || f.status == http.StatusTooManyRequests
+}
+
+// unknownPolicies: the token holds, and MinIO has none of the policies in it.
+func (f *failure) unknownPolicies() bool {
+	return f.status >= 400 && strings.HasPrefix(f.message, "None of the given policies")
+}
+
+// lacksKeys: MinIO wanted to read the issuer's keys, as it does whenever a token doesn't hold under those it has, and could
+// not. What it then says is its HTTP client's error, or the status line it got, and nothing of its own.
+func (f *failure) lacksKeys() bool {
+	if f.status < 400 {
+		return false
+	}
+	word, _, _ := strings.Cut(f.message, " ")
+	status, err := strconv.Atoi(word)
+	return strings.HasPrefix(f.message, `Get "`) || err == nil && http.StatusText(status) != ""
 }
 
 func (f *failure) String() string {

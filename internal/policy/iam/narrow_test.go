@@ -38,6 +38,15 @@ func TestContainsAcceptsNarrowing(t *testing.T) {
 	}
 }
 
+// A pattern of actions covers those it stands for, though it isn't GetObject.
+func TestContainsAcceptsAnActionWithinAPattern(t *testing.T) {
+	outer := parse(t, statement(`{"Effect":"Allow","Action":"s3:Put*","Resource":"arn:aws:s3:::b/*"}`))
+	inner := parse(t, statement(`{"Effect":"Allow","Action":"s3:PutObject","Resource":"arn:aws:s3:::b/x"}`))
+	if err := iam.Contains(outer, inner); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestContainsRefusesWidening(t *testing.T) {
 	const wider, dropped = "not within any single Allow", "does not repeat Deny"
 	allow := func(action, resource string) string {
