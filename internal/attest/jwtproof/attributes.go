@@ -75,14 +75,13 @@ func (c *claims) find(path []string) jsontext.Value {
 		switch v.Kind() {
 		case '{':
 			var members map[string]jsontext.Value
-			if err := decodeJSON(v, &members); err != nil {
-				return nil
-			}
+			_ = decodeJSON(v, &members) // it is part of what was decoded before
 			v = members[name]
 		case '[':
 			var items []jsontext.Value
-			i, err := strconv.Atoi(name)
-			if err != nil || strconv.Itoa(i) != name || decodeJSON(v, &items) != nil || i < 0 || i >= len(items) {
+			_ = decodeJSON(v, &items)
+			i, _ := strconv.Atoi(name) // what isn't a plain number isn't what it is written as again
+			if strconv.Itoa(i) != name || i < 0 || i >= len(items) {
 				return nil
 			}
 			v = items[i]
@@ -108,7 +107,7 @@ func attributeValues(v jsontext.Value) []string {
 		s, _ := decodeString(v)
 		values = []string{s}
 	case '[':
-		values, _ = decodeStrings(v)
+		values = decodeStrings(v)
 	}
 	if len(values) > maxValues || slices.ContainsFunc(values, func(s string) bool { return len(s) > maxValueBytes }) {
 		return nil

@@ -124,6 +124,15 @@ func TestTimesAtTheirBounds(t *testing.T) {
 	}
 }
 
+func TestVerifiedIssuerIsHeldAgainstTheChosenOne(t *testing.T) {
+	c, err := parseClaims(payload())
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := &issuer{config: goodIssuer()}
+	mustContain(t, is.check(&c, "JWT", c.issuedAt), "iss is not the issuer whose key verified the token")
+}
+
 func TestAudience(t *testing.T) {
 	contains := &Issuer{Audiences: []string{"broker", "broker-2"}, AuthorizedParties: []string{"portal"}}
 	sole := &Issuer{Audiences: []string{"broker"}, SoleAudience: true}

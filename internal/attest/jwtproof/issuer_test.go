@@ -43,11 +43,15 @@ func TestBoundsOfTheConfiguration(t *testing.T) {
 		func(is *Issuer) { is.Keys = KeySource{JWKSURL: "http://[::1]/jwks"} },
 		func(is *Issuer) { is.Keys = KeySource{JWKSURL: "http://idp.example/jwks", AllowPlaintext: true} },
 		func(is *Issuer) { is.Keys = KeySource{JWKSURL: "https://idp.example/jwks?tenant=a"} },
+		func(is *Issuer) { is.Issuer, is.Keys = "urn:corp?#", KeySource{JWKSURL: "https://idp.example/jwks"} },
 	} {
 		is := goodIssuer()
 		change(&is)
-		if _, err := New([]Issuer{is}, Options{}); err != nil {
+		v, err := New([]Issuer{is}, Options{})
+		if err != nil {
 			t.Error(err)
+		} else if s := v.Status(); s != nil {
+			t.Error(s)
 		}
 	}
 }
@@ -79,7 +83,7 @@ func TestConfigurationFaultsNameIssuerAndField(t *testing.T) {
 		`pem.file: open`:                            keys(KeySource{PEMFile: "/nonexistent", PEMKeyID: "k"}),
 		`ca_file: open`:                             keys(KeySource{Discovery: true, CAFile: "/nonexistent"}),
 		`holds no certificate`:                      keys(KeySource{Discovery: true, CAFile: goodPEM}),
-		`not a JSON object`:                         keys(KeySource{JWKSFile: goodPEM}),
+		`jwks_file: /`:                              keys(KeySource{JWKSFile: goodPEM}),
 		`no usable key (0 foreign, 0 malformed)`:    keys(KeySource{JWKSFile: writeFile(t, jwks())}),
 		`larger than 262144 bytes`:                  keys(KeySource{JWKSFile: writeFile(t, make([]byte, maxDocument+1))}),
 		`no PEM block "PUBLIC KEY"`:                 keys(KeySource{PEMFile: goodJWKS, PEMKeyID: "k"}),

@@ -1,6 +1,7 @@
 package jwtproof
 
 import (
+	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -92,42 +93,54 @@ func TestMalformedKeysAreSkippedAndCounted(t *testing.T) {
 	n := encode(rsaKey.N.Bytes())
 	rs := func(kid, n, e string) string { return fmt.Sprintf(`{"kty":"RSA","kid":%q,"n":%q,"e":%q}`, kid, n, e) }
 	even := new(big.Int).Sub(rsaKey.N, big.NewInt(1))
-	for name, malformed := range map[string]string{
-		"not an object":           `"key"`,
-		"no kid":                  `{"kty":"EC","crv":"P-256","x":"` + x + `","y":"` + y + `"}`,
-		"kid empty":               p256("", x, y),
-		"kid too long":            p256(strings.Repeat("k", maxKeyID+1), x, y),
-		"private key":             jwkOf(ec, "k", `,"d":"AA"`),
-		"unknown curve":           `{"kty":"EC","kid":"k","crv":"secp256k1","x":"` + x + `","y":"` + y + `"}`,
-		"curve of another size":   `{"kty":"EC","kid":"k","crv":"P-384","x":"` + x + `","y":"` + y + `"}`,
-		"not on the curve":        p256("k", y, x),
-		"x short":                 p256("k", encode(point[2:33]), y),
-		"y long":                  p256("k", x, encode(append([]byte{0}, point[33:]...))),
-		"x missing":               `{"kty":"EC","kid":"k","crv":"P-256","y":"` + y + `"}`,
-		"y missing":               `{"kty":"EC","kid":"k","crv":"P-256","x":"` + x + `"}`,
-		"x with padding":          p256("k", x+"=", y),
-		"alg of another curve":    jwkOf(ec, "k", `,"alg":"ES384"`),
-		"alg of another type":     jwkOf(ec, "k", `,"alg":"RS256"`),
-		"RSA alg on Ed25519":      jwkOf(testEd(t).Public(), "k", `,"alg":"PS256"`),
-		"X25519":                  `{"kty":"OKP","kid":"k","crv":"X25519","x":"` + x + `"}`,
-		"Ed25519 short":           `{"kty":"OKP","kid":"k","crv":"Ed25519","x":"` + encode(point[2:33]) + `"}`,
-		"Ed25519 without x":       `{"kty":"OKP","kid":"k","crv":"Ed25519"}`,
-		"RSA n missing":           `{"kty":"RSA","kid":"k","e":"AQAB"}`,
-		"RSA e missing":           `{"kty":"RSA","kid":"k","n":"` + n + `"}`,
-		"RSA 2047 bits":           rs("k", encode(new(big.Int).Rsh(rsaKey.N, 1).Bytes()), "AQAB"),
-		"RSA 8193 bits":           rs("k", encode(new(big.Int).SetBit(big.NewInt(1), 8192, 1).Bytes()), "AQAB"),
-		"RSA modulus even":        rs("k", encode(even.Bytes()), "AQAB"),
-		"RSA leading zero in n":   rs("k", encode(append([]byte{0}, rsaKey.N.Bytes()...)), "AQAB"),
-		"RSA leading zero in e":   rs("k", n, encode([]byte{0, 1, 0, 1})),
-		"RSA exponent 1":          rs("k", n, encode([]byte{1})),
-		"RSA exponent even":       rs("k", n, encode([]byte{1, 0})),
-		"RSA exponent of 2^31+1":  rs("k", n, encode([]byte{0x80, 0, 0, 1})),
-		"RSA exponent of 5 bytes": rs("k", n, encode([]byte{1, 0, 0, 0, 1})),
+	bare := func(members string) string { return `{"kty":"EC","kid":"k",` + members + `}` }
+	for name, tc := range map[string]struct{ key, want string }{
+		"not an object":            {`"key"`, "unmarshal"},
+		"no kid":                   {`{"kty":"EC","crv":"P-256","x":"` + x + `","y":"` + y + `"}`, "kid is missing"},
+		"kid a number":             {`{"kty":"EC","kid":7,"crv":"P-256","x":"` + x + `","y":"` + y + `"}`, "kid is missing"},
+		"kid empty":                {p256("", x, y), "kid is missing"},
+		"kid too long":             {p256(strings.Repeat("k", maxKeyID+1), x, y), "not of 1 to 256 bytes"},
+		"private key":              {jwkOf(ec, "k", `,"d":"AA"`), "holds a private key"},
+		"unknown curve":            {bare(`"crv":"secp256k1","x":"` + x + `","y":"` + y + `"`), `crv "secp256k1" is not known`},
+		"no curve":                 {bare(`"x":"` + x + `","y":"` + y + `"`), `crv "" is not known`},
+		"curve of another size":    {bare(`"crv":"P-384","x":"` + x + `","y":"` + y + `"`), "x is 32 bytes, expected 48"},
+		"not on the curve":         {p256("k", y, x), "not on curve"},
+		"x short":                  {p256("k", encode(point[2:33]), y), "x is 31 bytes, expected 32"},
+		"x short, y longer by it":  {p256("k", encode(point[1:32]), encode(point[32:])), "x is 31 bytes, expected 32"},
+		"y long":                   {p256("k", x, encode(append([]byte{0}, point[33:]...))), "invalid"},
+		"x missing":                {bare(`"crv":"P-256","y":"` + y + `"`), "x is missing"},
+		"y missing":                {bare(`"crv":"P-256","x":"` + x + `"`), "y is missing"},
+		"x a number":               {bare(`"crv":"P-256","x":7,"y":"` + y + `"`), "x is missing, empty or not a string"},
+		"x with padding":           {p256("k", x+"=", y), "x: illegal base64"},
+		"alg of another curve":     {jwkOf(ec, "k", `,"alg":"ES384"`), "alg ES384 does not fit"},
+		"alg of another type":      {jwkOf(ec, "k", `,"alg":"RS256"`), "alg RS256 does not fit"},
+		"RSA alg on Ed25519":       {jwkOf(testEd(t).Public(), "k", `,"alg":"PS256"`), "alg PS256 does not fit"},
+		"X25519":                   {`{"kty":"OKP","kid":"k","crv":"X25519","x":"` + x + `"}`, `crv "X25519" is not known`},
+		"Ed25519 short":            {`{"kty":"OKP","kid":"k","crv":"Ed25519","x":"` + encode(point[2:33]) + `"}`, "x is 31 bytes"},
+		"Ed25519 without x":        {`{"kty":"OKP","kid":"k","crv":"Ed25519"}`, "x is missing"},
+		"RSA n missing":            {`{"kty":"RSA","kid":"k","e":"AQAB"}`, "n is missing"},
+		"RSA e missing":            {`{"kty":"RSA","kid":"k","n":"` + n + `"}`, "e is missing"},
+		"RSA 2047 bits":            {rs("k", encode(new(big.Int).Rsh(rsaKey.N, 1).Bytes()), "AQAB"), "2047 bits"},
+		"RSA 8193 bits":            {rs("k", encode(new(big.Int).SetBit(big.NewInt(1), 8192, 1).Bytes()), "AQAB"), "8193 bits"},
+		"RSA modulus even":         {rs("k", encode(even.Bytes()), "AQAB"), "is even"},
+		"RSA leading zero in n":    {rs("k", encode(append([]byte{0}, rsaKey.N.Bytes()...)), "AQAB"), "leading zero"},
+		"RSA leading zero in e":    {rs("k", n, encode([]byte{0, 1, 0, 1})), "leading zero"},
+		"RSA exponent 1":           {rs("k", n, encode([]byte{1})), "exponent"},
+		"RSA exponent even":        {rs("k", n, encode([]byte{1, 0})), "exponent"},
+		"RSA exponent of 2^31+1":   {rs("k", n, encode([]byte{0x80, 0, 0, 1})), "exponent"},
+		"RSA exponent of 2^64+F4":  {rs("k", n, encode([]byte{1, 0, 0, 0, 0, 0, 1, 0, 1})), "e is larger than 32 bits"},
+		"RSA exponent of 5 octets": {rs("k", n, encode([]byte{1, 0, 0, 0, 1})), "e is larger than 32 bits"},
 	} {
-		set, err := parseJWKS(jwks(malformed, jwkOf(ec, "good", "")))
+		set, err := parseJWKS(jwks(tc.key, jwkOf(ec, "good", "")))
 		if err != nil || len(set.keys) != 1 || len(set.malformed) != 1 || set.foreign != 0 {
 			t.Errorf("%s: got %+v, %v", name, set, err)
+		} else if !strings.Contains(set.malformed[0], "keys[0]: ") || !strings.Contains(set.malformed[0], tc.want) {
+			t.Errorf("%s: fault is %q, expected %q", name, set.malformed[0], tc.want)
 		}
+	}
+	nameless := `{"kty":"EC","crv":"P-256"}`
+	if set, err := parseJWKS(jwks(nameless, nameless)); err != nil || len(set.malformed) != 2 {
+		t.Errorf("two keys without a kid share none: %+v, %v", set, err)
 	}
 }
 
@@ -178,23 +191,28 @@ func TestParsePEM(t *testing.T) {
 		}
 	}
 	good := pemOf(t, ec)
-	small := &rsa.PublicKey{N: new(big.Int).SetBit(big.NewInt(1), 1023, 1), E: 65537}
+	small := &rsa.PublicKey{N: new(big.Int).SetBit(big.NewInt(1), 1022, 1), E: 65537}
 	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, data := range map[string][]byte{
-		"empty":      nil,
-		"two blocks": append(good[:len(good):len(good)], good...),
-		"text after": append(good[:len(good):len(good)], "x"...),
-		"private":    pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")}),
-		"garbage":    pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")}),
-		"RSA 1024":   pemOf(t, small),
-		"P-224":      pemOf(t, &p224.PublicKey),
+	block, _ := pem.Decode(good)
+	x25519, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, data := range map[string][]byte{
+		`no PEM block "PUBLIC KEY"`: nil,
+		`no PEM block "PUBLIC`:      pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes}),
+		"more than one PEM block":   append(good[:len(good):len(good)], good...),
+		"or text after it":          append(good[:len(good):len(good)], "x"...),
+		"asn1":                      pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")}),
+		"1023 bits":                 pemOf(t, small),
+		"curve P-224 is not known":  pemOf(t, &p224.PublicKey),
+		"can't verify signatures":   pemOf(t, x25519.PublicKey()),
 	} {
-		if _, err := parsePEM(data, "k1"); err == nil {
-			t.Errorf("%s: accepted", name)
-		}
+		_, err := parsePEM(data, "k1")
+		mustContain(t, err, want)
 	}
 }
 

@@ -70,9 +70,6 @@ func parseJWS(token string) (jws, error) {
 }
 
 func (t *jws) readHeader(data []byte) error {
-	if jsontext.Value(data).Kind() != '{' {
-		return errors.New("not a JSON object")
-	}
 	var h header
 	if err := decodeJSON(data, &h); err != nil {
 		return err
@@ -97,7 +94,7 @@ func (t *jws) readHeader(data []byte) error {
 	}
 	if h.Typ != nil {
 		// An empty typ is not the same as none: it would pass where the configuration accepts its absence.
-		if t.typ, ok = decodeString(h.Typ); !ok || t.typ == "" {
+		if t.typ, _ = decodeString(h.Typ); t.typ == "" {
 			return errors.New("typ is empty or not a string")
 		}
 	}

@@ -78,6 +78,8 @@ func TestBase64URLIsCanonical(t *testing.T) {
 		"unused bits in payload":   head + ".AB." + sig,
 		"unused bits in signature": head + "." + payload + ".AB",
 		"one character over":       head + "." + payload + ".c2lnA",
+		"one over in the payload":  head + "." + encode([]byte("{ }")) + "A." + sig,
+		"one over in the header":   encode([]byte(`{"alg":"ES256","kid":"kid"}`)) + "A." + payload + "." + sig,
 	} {
 		if _, err := parseJWS(token); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -120,15 +122,17 @@ func TestHeaderIsStrictJSON(t *testing.T) {
 }
 
 func TestNestingIsBoundedExactly(t *testing.T) {
-	nest := func(n int) []byte { return []byte(strings.Repeat("[", n) + strings.Repeat("]", n)) }
-	var out any
-	if err := decodeJSON(nest(maxDepth), &out); err != nil {
-		t.Error(err)
+	arrays := func(n int) string { return strings.Repeat("[", n) + strings.Repeat("]", n) }
+	objects := func(n int) string { return strings.Repeat(`{"a":`, n) + "1" + strings.Repeat("}", n) }
+	decode := func(s string) error { var out any; return decodeJSON([]byte(s), &out) }
+	for _, nest := range []func(int) string{arrays, objects} {
+		if err := decode(nest(maxDepth)); err != nil {
+			t.Error(err)
+		}
+		mustContain(t, decode(nest(maxDepth+1)), "nested deeper than 16")
 	}
-	mustContain(t, decodeJSON(nest(maxDepth+1), &out), "nested deeper than 16")
 	// What looks like nesting and isn't.
-	wide := `["` + strings.Repeat(`\"[{`, 40) + `"` + strings.Repeat(`,[],{}`, 40) + `]`
-	if err := decodeJSON([]byte(wide), &out); err != nil {
+	if err := decode(`["` + strings.Repeat(`\"[{`, 40) + `"` + strings.Repeat(`,[],{}`, 40) + `]`); err != nil {
 		t.Error(err)
 	}
 }

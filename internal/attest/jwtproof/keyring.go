@@ -104,9 +104,7 @@ func (r *keyring) lookup(ctx context.Context, kid string) (*key, error) {
 		if err := r.wait(ctx, r.refresh(now, gap)); err != nil {
 			return nil, err
 		}
-		if set = r.usable(r.now()); set == nil {
-			return nil, fmt.Errorf("%w: issuer %s: keys are too old", attest.ErrUnavailable, r.name)
-		}
+		set = r.current.Load() // fetched now or less than gap ago
 	}
 	if k := set.keys[kid]; k != nil {
 		return k, nil
@@ -122,7 +120,7 @@ func (r *keyring) refresh(now time.Time, gap time.Duration) *flight {
 		return r.flight
 	}
 	f := &flight{done: make(chan struct{})}
-	if !r.lastTry.IsZero() && now.Sub(r.lastTry) < gap {
+	if now.Sub(r.lastTry) < gap {
 		f.err = r.lastErr
 		close(f.done)
 		return f
@@ -167,8 +165,7 @@ func textOnly(err error) error { return errors.New(excerpt(err.Error(), 512)) }
 
 // report logs a set that differs from the one in use.
 func (r *keyring) report(set *keySet) {
-	old := r.current.Load()
-	if old != nil && sameKeys(old.keySet, set) {
+	if old := r.current.Load(); old != nil && old.summary() == set.summary() {
 		return
 	}
 	level := slog.LevelInfo
@@ -179,23 +176,20 @@ func (r *keyring) report(set *keySet) {
 		"keys", len(set.keys), "foreign", set.foreign, "malformed", len(set.malformed), "first_fault", set.firstFault())
 }
 
+// summary is equal for sets that hold the same.
+func (s *keySet) summary() string {
+	identities := make(map[string]keyIdentity, len(s.keys))
+	for kid, k := range s.keys {
+		identities[kid] = k.identity
+	}
+	return fmt.Sprint(identities, s.foreign, s.malformed)
+}
+
 func (s *keySet) firstFault() string {
 	if len(s.malformed) == 0 {
 		return ""
 	}
 	return s.malformed[0]
-}
-
-func sameKeys(a, b *keySet) bool {
-	if len(a.keys) != len(b.keys) || a.foreign != b.foreign || len(a.malformed) != len(b.malformed) {
-		return false
-	}
-	for kid, k := range a.keys {
-		if other := b.keys[kid]; other == nil || other.identity != k.identity {
-			return false
-		}
-	}
-	return true
 }
 
 // status tells why tokens of this issuer can't be verified, or soon can't; empty if there is no reason.

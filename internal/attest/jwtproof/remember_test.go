@@ -48,8 +48,8 @@ func TestMemoryIsBoundedByCount(t *testing.T) {
 			late++
 		}
 	}
-	if late < perShard*3/4 {
-		t.Errorf("only %d of the %d that end last are left", late, perShard)
+	if late < perShard*3/4 || late == perShard { // all of them would mean that every eviction looked at every entry
+		t.Errorf("%d of the %d that end last are left", late, perShard)
 	}
 }
 

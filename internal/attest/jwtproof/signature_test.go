@@ -109,12 +109,14 @@ func TestECDSASignatureHasOneLengthAndForm(t *testing.T) {
 	}
 	order := private.Params().N
 	for name, signature := range map[string][]byte{
-		"ASN.1":       asn1,
-		"short":       good[:63],
-		"long":        append(good[:64:64], 0),
-		"zero":        make([]byte, 64),
-		"r = n":       rawSignature(private.Curve, order, big.NewInt(1)),
-		"padded half": append(append(make([]byte, 2), good[:32]...), append(make([]byte, 2), good[32:]...)...),
+		"ASN.1":         asn1,
+		"short":         good[:63],
+		"long":          append(good[:64:64], 0),
+		"zero":          make([]byte, 64),
+		"one half":      good[:32],
+		"zero before s": append(append(good[:32:32], 0), good[32:]...),
+		"r = n":         rawSignature(private.Curve, order, big.NewInt(1)),
+		"padded half":   append(append(make([]byte, 2), good[:32]...), append(make([]byte, 2), good[32:]...)...),
 	} {
 		if err := k.verifySignature(jws{alg: "ES256", input: "input", signature: signature}); err == nil {
 			t.Errorf("%s: accepted", name)

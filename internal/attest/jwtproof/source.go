@@ -47,7 +47,8 @@ type KeySource struct {
 // remote fetches key sets over HTTP.
 type remote struct {
 	issuer     string
-	jwksURL    string // empty: discovery
+	discovery  bool
+	start      *url.URL // the issuer's with discovery, else that of the JWKS
 	bearerFile string
 	plaintext  bool
 	client     *http.Client
@@ -55,12 +56,13 @@ type remote struct {
 
 // newRemote takes the roots as a PEM bundle, nil for the system's.
 func newRemote(issuer string, s KeySource, roots []byte) (*remote, error) {
-	r := &remote{issuer: issuer, jwksURL: s.JWKSURL, bearerFile: s.BearerFile, plaintext: s.AllowPlaintext}
+	r := &remote{issuer: issuer, discovery: s.Discovery, bearerFile: s.BearerFile, plaintext: s.AllowPlaintext}
 	start, field := s.JWKSURL, "jwks_url"
 	if s.Discovery {
 		start, field = issuer, "issuer"
 	}
-	if _, err := r.parseURL(start); err != nil {
+	var err error
+	if r.start, err = r.parseURL(start); err != nil {
 		return nil, fmt.Errorf("%s: %w", field, err)
 	}
 	if s.Discovery && strings.ContainsAny(issuer, "?#") {
@@ -77,7 +79,7 @@ func newRemote(issuer string, s KeySource, roots []byte) (*remote, error) {
 		// A redirect would let a host that nobody configured supply the keys, so 3xx is a failure like any other.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
+			Proxy:                  http.ProxyFromEnvironment, // TLS still ends at the issuer
 			TLSClientConfig:        config,
 			DisableKeepAlives:      true, // one fetch in ten minutes is not worth an open connection
 			DisableCompression:     true, // so that the bound on the body is one on what the issuer sends
@@ -96,7 +98,7 @@ func (r *remote) parseURL(text string) (*url.URL, error) {
 	switch {
 	case u.User != nil:
 		return nil, errors.New("URL holds a user name or password")
-	case u.Hostname() == "" || u.Opaque != "":
+	case u.Hostname() == "":
 		return nil, fmt.Errorf("URL %s names no host", excerpt(text, 128))
 	case u.Fragment != "":
 		return nil, fmt.Errorf("URL %s has a fragment", excerpt(text, 128))
@@ -109,19 +111,19 @@ func (r *remote) parseURL(text string) (*url.URL, error) {
 }
 
 func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
 // fetch gets the key set as it is now.
 func (r *remote) fetch(ctx context.Context) (*keySet, error) {
-	target, bearer := r.jwksURL, r.bearerFile
-	if target == "" {
-		var err error
-		if target, err = r.discover(ctx); err != nil {
+	target, bearer := r.start.String(), r.bearerFile
+	if r.discovery {
+		jwks, err := r.discover(ctx)
+		if err != nil {
 			return nil, fmt.Errorf("discovery: %w", err)
 		}
-		if !sameOrigin(target, r.issuer) {
+		target = jwks.String()
+		if !sameOrigin(jwks, r.start) {
 			bearer = ""
 		}
 	}
@@ -137,38 +139,36 @@ func (r *remote) fetch(ctx context.Context) (*keySet, error) {
 }
 
 // discover returns the `jwks_uri` of the issuer (OpenID Connect Discovery 1.0, section 4).
-func (r *remote) discover(ctx context.Context) (string, error) {
+func (r *remote) discover(ctx context.Context) (*url.URL, error) {
 	// Section 4.1 of it: a slash at the end of the issuer is left out before the path is added.
 	body, err := r.get(ctx, strings.TrimSuffix(r.issuer, "/")+"/.well-known/openid-configuration", r.bearerFile)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	var doc struct {
 		Issuer  string `json:"issuer"`
 		JWKSURI string `json:"jwks_uri"`
 	}
 	if err := decodeJSON(body, &doc); err != nil {
-		return "", err
+		return nil, err
 	}
 	if doc.Issuer != r.issuer {
-		return "", fmt.Errorf("the document is of issuer %q, expected %q", excerpt(doc.Issuer, 128), r.issuer)
+		return nil, fmt.Errorf("the document is of issuer %q, expected %q", excerpt(doc.Issuer, 128), r.issuer)
 	}
 	u, err := r.parseURL(doc.JWKSURI)
 	if err != nil {
-		return "", fmt.Errorf("jwks_uri: %w", err)
+		return nil, fmt.Errorf("jwks_uri: %w", err)
 	}
-	if u.Scheme != "https" && !sameOrigin(doc.JWKSURI, r.issuer) {
-		return "", errors.New("jwks_uri is plain http on another origin than the issuer's")
+	if u.Scheme != "https" && !sameOrigin(u, r.start) {
+		return nil, errors.New("jwks_uri is plain http on another origin than the issuer's")
 	}
-	return doc.JWKSURI, nil
+	return u, nil
 }
 
 // sameOrigin compares scheme, host and port as RFC 6454 does, but for default ports, which count as different when only
 // one of the two is written out: the strict side.
-func sameOrigin(a, b string) bool {
-	x, errA := url.Parse(a)
-	y, errB := url.Parse(b)
-	return errA == nil && errB == nil && x.Scheme == y.Scheme && strings.EqualFold(x.Host, y.Host)
+func sameOrigin(a, b *url.URL) bool {
+	return a.Scheme == b.Scheme && strings.EqualFold(a.Host, b.Host)
 }
 
 func (r *remote) get(ctx context.Context, target, bearerFile string) ([]byte, error) {

@@ -31,7 +31,7 @@ func checkDepth(data []byte) error {
 	depth, inString := 0, false
 	for i := 0; i < len(data); i++ {
 		switch c := data[i]; {
-		case inString && c == '\\':
+		case c == '\\':
 			i++ // the escaped character can't end the string
 		case c == '"':
 			inString = !inString
@@ -47,31 +47,29 @@ func checkDepth(data []byte) error {
 	return nil
 }
 
-// decodeString returns the string that v is; ok is false for any other type, an absent value among them.
+// decodeString returns the string that v, which was decoded before, is; "" and false for any other type, an absent value
+// among them.
 func decodeString(v jsontext.Value) (s string, ok bool) {
 	if v.Kind() != '"' {
 		return "", false
 	}
-	b, err := jsontext.AppendUnquote(nil, v)
-	return string(b), err == nil
+	b, _ := jsontext.AppendUnquote(nil, v)
+	return string(b), true
 }
 
-// decodeStrings returns the strings of an array that holds nothing else.
-func decodeStrings(v jsontext.Value) (list []string, ok bool) {
-	if v.Kind() != '[' {
-		return nil, false
-	}
+// decodeStrings returns the strings of the array that v, which was decoded before, is; nil if it isn't one or holds
+// anything else.
+func decodeStrings(v jsontext.Value) []string {
 	var items []jsontext.Value
-	if err := decodeJSON(v, &items); err != nil {
-		return nil, false
-	}
-	list = make([]string, len(items))
+	_ = decodeJSON(v, &items) // stays empty if v is no array
+	list := make([]string, len(items))
 	for i, item := range items {
+		var ok bool
 		if list[i], ok = decodeString(item); !ok {
-			return nil, false
+			return nil
 		}
 	}
-	return list, true
+	return list
 }
 
 // decodeBase64 reads base64url without padding (RFC 7515, section 2) in its one canonical form. The library's strict
