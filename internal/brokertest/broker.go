@@ -38,6 +38,8 @@ type BrokerOptions struct {
 	Config string
 	// Env are further variables.
 	Env []string
+	// CertFile and KeyFile make it speak TLS on its public listeners.
+	CertFile, KeyFile string
 }
 
 // NewBroker prepares a broker with ports of its own and doesn't start it, so that its URL can be used first.
@@ -57,14 +59,19 @@ func NewBroker(t testing.TB, opts BrokerOptions) *Broker {
 		program:    BrokerProgram(t),
 	}
 	b.env = append(os.Environ(),
-		"CREDBROKER__ISSUER__URL="+b.HTTP,
 		"CREDBROKER__LISTENERS__HTTP__ADDRESS="+strings.TrimPrefix(b.HTTP, "http://"),
 		"CREDBROKER__LISTENERS__GRPC__ADDRESS="+b.GRPC,
 		"CREDBROKER__LISTENERS__METRICS__ADDRESS="+strings.TrimPrefix(b.Ops, "http://"),
 		"CREDBROKER__LISTENERS__ADMIN__SOCKET="+b.Socket,
 		"CREDBROKER__AUDIT__PATH="+b.AuditFile,
 	)
-	b.env = append(b.env, opts.Env...)
+	if opts.CertFile != "" {
+		b.HTTP = strings.Replace(b.HTTP, "http://", "https://", 1)
+		for _, listener := range []string{"HTTP", "GRPC"} {
+			b.env = append(b.env, "CREDBROKER__LISTENERS__"+listener+"__TLS__CERT_FILE="+opts.CertFile, "CREDBROKER__LISTENERS__"+listener+"__TLS__KEY_FILE="+opts.KeyFile)
+		}
+	}
+	b.env = append(append(b.env, "CREDBROKER__ISSUER__URL="+b.HTTP), opts.Env...)
 	b.WriteConfig(opts.Config)
 	t.Cleanup(func() {
 		b.Stop()

@@ -2,17 +2,11 @@ package brokertest
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
-	"encoding/pem"
 	"fmt"
-	"math/big"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -55,6 +49,8 @@ type MinIOOptions struct {
 	NoClientSecret bool
 	// TLS makes it serve https, with a certificate of its own making.
 	TLS bool
+	// IssuerCAFile is a root that it trusts besides the system's; with TLS alone.
+	IssuerCAFile string
 }
 
 // NewMinIO prepares a server with a port and data of its own and doesn't start it.
@@ -70,7 +66,7 @@ func NewMinIO(t testing.TB, opts MinIOOptions) *MinIO {
 	m.transport = http.DefaultTransport.(*http.Transport).Clone()
 	if opts.TLS {
 		m.Endpoint = "https://" + m.address
-		m.makeCertificate()
+		m.makeCertificate(opts.IssuerCAFile)
 	}
 	if !opts.NoClientSecret {
 		m.clientSecret = random(32)
@@ -211,40 +207,18 @@ func (m *MinIO) Root() *minio.Client { return m.Client(m.user, m.secret, "") }
 // Secrets are the keys that nobody but MinIO and its operator may ever see.
 func (m *MinIO) Secrets() []string { return []string{m.secret, m.clientSecret} }
 
-// makeCertificate makes the server a certificate that is its own root, where the server and mc look for such.
-func (m *MinIO) makeCertificate() {
+// makeCertificate makes the server a certificate where it and mc look for such, and trusts issuerCA if that is given.
+func (m *MinIO) makeCertificate(issuerCA string) {
 	m.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	certificate := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "credbroker test MinIO"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(24 * time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		BasicConstraintsValid: true, IsCA: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, certificate, certificate, key.Public(), key)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	public := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	m.CAFile = filepath.Join(m.dir, "certs", "public.crt")
-	for path, data := range map[string][]byte{
-		m.CAFile: public,
-		filepath.Join(m.dir, "certs", "private.key"):           pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
-		filepath.Join(m.dir, "mc", "certs", "CAs", "root.crt"): public,
-	} {
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			m.t.Fatal(err)
-		}
-		if err := os.WriteFile(path, data, 0o600); err != nil {
-			m.t.Fatal(err)
-		}
+	WriteCertificate(m.t, m.CAFile, filepath.Join(m.dir, "certs", "private.key"))
+	copyFile(m.t, filepath.Join(m.dir, "mc", "certs", "CAs", "root.crt"), m.CAFile)
+	if issuerCA != "" {
+		copyFile(m.t, filepath.Join(m.dir, "certs", "CAs", "issuer.crt"), issuerCA)
+	}
+	public, err := os.ReadFile(m.CAFile)
+	if err != nil {
+		m.t.Fatal(err)
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(public)

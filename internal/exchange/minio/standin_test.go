@@ -99,6 +99,8 @@ func TestAnswersThatAreNoCredentials(t *testing.T) {
 		"redirect":           {redirect(302), exchange.ErrBadResult},
 		"redirect 307":       {redirect(307), exchange.ErrBadResult},
 		"refused":            {say(403, closedAnswer), exchange.ErrRefused},
+		"the token, echoed":  {echo("signature is invalid"), exchange.ErrRefused},
+		"the token as code":  {echo("InvalidParameterValue"), exchange.ErrRefused},
 		"not found":          {say(404, "no"), exchange.ErrRefused},
 		"broken":             {say(500, "no"), exchange.ErrUnavailable},
 		"starting":           {say(503, closedAnswer), exchange.ErrUnavailable},
@@ -125,6 +127,13 @@ func say(status int, body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, body)
+	}
+}
+
+// echo refuses with the token itself in place of a word of the error document.
+func echo(word string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		say(400, strings.Replace(closedAnswer, word, "not "+r.FormValue("WebIdentityToken"), 1))(w, r)
 	}
 }
 

@@ -147,8 +147,8 @@ func (t *roundTrip) failure(err error, token secret.Secret) *failure {
 	f := &failure{status: t.status}
 	if doc, ok := errors.AsType[credentials.ErrorResponse](err); ok {
 		f.code, f.message = doc.STSError.Code, doc.STSError.Message
-		if strings.Contains(f.message, token.Reveal()) {
-			f.message = secret.Redacted
+		if strings.Contains(f.code+f.message, token.Reveal()) {
+			f.code, f.message = secret.Redacted, secret.Redacted
 		}
 		f.err = errors.New(f.code)
 		return f

@@ -36,6 +36,7 @@ func TestSelfTestVerdicts(t *testing.T) {
 		"unknown policy":      {400, saying(unknownPolicy), exchange.ErrUnsafe, true},
 		"signature refused":   {400, closedAnswer, nil, false},
 		"something else":      {400, saying("It is Tuesday"), exchange.ErrUnsafe, false},
+		"a refusal with 302":  {302, closedAnswer, exchange.ErrUnsafe, false},
 		"a refusal with 200":  {200, closedAnswer, exchange.ErrUnsafe, false},
 		"still starting":      {503, closedAnswer, exchange.ErrUnavailable, false},
 		"another client ID":   {400, saying("No public key found for kid credbroker"), exchange.ErrUnsafe, false},
