@@ -114,6 +114,7 @@ func TestECDSASignatureHasOneLengthAndForm(t *testing.T) {
 		"long":          append(good[:64:64], 0),
 		"zero":          make([]byte, 64),
 		"one half":      good[:32],
+		"a few bytes":   good[:8],
 		"zero before s": append(append(good[:32:32], 0), good[32:]...),
 		"r = n":         rawSignature(private.Curve, order, big.NewInt(1)),
 		"padded half":   append(append(make([]byte, 2), good[:32]...), append(make([]byte, 2), good[32:]...)...),
