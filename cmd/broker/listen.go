@@ -13,7 +13,7 @@ import (
 	"github.com/credbroker/credbroker/internal/server"
 )
 
-// Open connections of one listener: callers are many, operators and probes few.
+// Open connections of one listener: callers are many, operators and probes few. No host gets more than a quarter.
 const (
 	maxPublicConns = 8192
 	maxOpsConns    = 256
@@ -59,9 +59,9 @@ func listen(p *program, metrics http.Handler) (t *transports, err error) {
 	}
 
 	c := p.cfg.Listeners
-	grpc := open("listeners.grpc", c.GRPC.Address, c.GRPC.TLS, server.ListenOptions{MaxConns: maxPublicConns})
-	public := open("listeners.http", c.HTTP.Address, c.HTTP.TLS, server.ListenOptions{MaxConns: maxPublicConns})
-	ops := open("listeners.metrics", c.Metrics.Address, c.Metrics.TLS, server.ListenOptions{MaxConns: maxOpsConns})
+	grpc := open("listeners.grpc", c.GRPC.Address, c.GRPC.TLS, server.ListenOptions{MaxConns: maxPublicConns, MaxConnsPerHost: maxPublicConns / 4})
+	public := open("listeners.http", c.HTTP.Address, c.HTTP.TLS, server.ListenOptions{MaxConns: maxPublicConns, MaxConnsPerHost: maxPublicConns / 4})
+	ops := open("listeners.metrics", c.Metrics.Address, c.Metrics.TLS, server.ListenOptions{MaxConns: maxOpsConns, MaxConnsPerHost: maxOpsConns / 4})
 	var admin *server.Listener
 	if c.Admin.Address != "" {
 		admin = open("listeners.admin", c.Admin.Address, c.Admin.TLS, server.ListenOptions{MaxConns: maxAdminConns, RequireClientCert: true})

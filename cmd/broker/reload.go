@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/credbroker/credbroker/internal/attest/jwtproof"
@@ -33,12 +34,13 @@ type reloader struct {
 	certificates []*server.Certificates
 	reopenAudit  func() error
 
-	mu       sync.Mutex
-	started  *config.Config // what the process was started with
-	verifier *jwtproof.Verifier
-	watched  []string
-	seen     map[string]os.FileInfo
-	fault    string // why the newest configuration was refused
+	verifier atomic.Pointer[jwtproof.Verifier]
+	fault    atomic.Pointer[string] // why the newest configuration was refused; nil if it is in force
+
+	mu      sync.Mutex
+	started *config.Config // what the process was started with
+	watched []string
+	seen    map[string]os.FileInfo
 }
 
 // reload reads the configuration and puts it in force. The error holds every fault; the old configuration then stays.
@@ -54,12 +56,13 @@ func (r *reloader) reloadLocked() (needsRestart []string, err error) {
 	needsRestart, err = r.replace()
 	r.seen = seen
 	if err != nil {
-		r.fault = "the configuration on disk was refused, the former one stays in force: " + firstLine(err.Error())
+		fault := "the configuration on disk was refused, the former one stays in force: " + firstLine(err.Error())
+		r.fault.Store(&fault)
 		r.metrics.LoadRefused()
 		r.log.Error("configuration refused, the former one stays in force", "error", err.Error())
 		return nil, err
 	}
-	r.fault = ""
+	r.fault.Store(nil)
 	book := r.broker.Rulebook()
 	r.metrics.Loaded(book.LoadedAt)
 	r.log.Info("configuration loaded", "rule_set", book.Rules.Version(), "roles", book.Rules.Len(), "needs_restart", needsRestart)
@@ -71,7 +74,7 @@ func (r *reloader) replace() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	verifier, err := newVerifiers(cfg, r.verifier, r.log)
+	verifier, err := newVerifiers(cfg, r.verifier.Load(), r.log)
 	if err != nil {
 		return nil, err
 	}
@@ -80,13 +83,11 @@ func (r *reloader) replace() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range r.certificates {
-		if err := c.Reload(); err != nil {
-			return nil, err
-		}
+	if err := server.ReloadAll(r.certificates); err != nil {
+		return nil, err
 	}
 	r.broker.Replace(book)
-	r.verifier = verifier
+	r.verifier.Store(verifier)
 	r.watched = cfg.Watched()
 	return cfg.NeedsRestart(r.started), nil
 }
@@ -117,16 +118,10 @@ func (r *reloader) watch(ctx context.Context, hup <-chan os.Signal) {
 
 // reason is why the newest configuration is not in force; empty if it is.
 func (r *reloader) reason() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.fault
-}
-
-// currentVerifier is the verifier in force.
-func (r *reloader) currentVerifier() *jwtproof.Verifier {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.verifier
+	if fault := r.fault.Load(); fault != nil {
+		return *fault
+	}
+	return ""
 }
 
 func look(files []string) map[string]os.FileInfo {

@@ -132,8 +132,9 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 	}, book)
 	p.reloader = &reloader{
 		load: load, broker: p.broker, backends: backends, metrics: m, log: log, reopenAudit: p.audit.Reopen,
-		started: cfg, verifier: verifier, watched: cfg.Watched(), seen: look(cfg.Watched()),
+		started: cfg, watched: cfg.Watched(), seen: look(cfg.Watched()),
 	}
+	p.reloader.verifier.Store(verifier)
 	if p.transports, err = listen(p, promhttp.HandlerFor(m.Registry, promhttp.HandlerOpts{})); err != nil {
 		return nil, err
 	}
@@ -200,7 +201,7 @@ func (p *program) ready() server.Readiness {
 	if fault := p.reloader.reason(); fault != "" {
 		reasons = append(reasons, fault)
 	}
-	reasons = append(reasons, p.reloader.currentVerifier().Status()...)
+	reasons = append(reasons, p.reloader.verifier.Load().Status()...)
 	for _, name := range slices.Sorted(maps.Keys(p.exchangers)) {
 		if s := p.exchangers[name].Status(); s != "" {
 			reasons = append(reasons, "exchanger "+name+": "+s)

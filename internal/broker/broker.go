@@ -82,7 +82,7 @@ type Config struct {
 	MaxInFlight int
 	// MaxMints bounds the new credentials for one identity in one minute, and as well its questions which roles it may use.
 	MaxMints int
-	// Observe is told of every call that was not refused as too many; optional.
+	// Observe is told of every call; optional.
 	Observe func(Outcome)
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
@@ -111,6 +111,7 @@ type Broker struct {
 	// TTL or another narrowing each time. Accesses counts questions that evaluate every role.
 	mints, accesses *perMinute
 	recent          *recentDecisions
+	busyLogged      atomic.Int64 // the second in which the last refusal for being busy was logged
 }
 
 // New returns a broker that decides by book.
@@ -126,7 +127,7 @@ func New(cfg Config, book Rulebook) *Broker {
 		inFlight: make(chan struct{}, cfg.MaxInFlight),
 		mints:    newPerMinute(cfg.MaxMints),
 		accesses: newPerMinute(cfg.MaxMints),
-		recent:   newRecentDecisions(recentLimit),
+		recent:   newRecentDecisions(),
 	}
 	b.book.Store(&book)
 	return b

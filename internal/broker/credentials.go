@@ -56,6 +56,8 @@ func (b *Broker) mint(ctx context.Context, exchanger Exchanger, key cache.Key, r
 		return exchange.Credentials{}, fmt.Errorf("%w: no key in it", exchange.ErrBadResult)
 	case c.Expires.After(now.Add(req.Grant.TTL + expirySlack)):
 		return exchange.Credentials{}, fmt.Errorf("%w: it lives until %s, %s was granted", exchange.ErrBadResult, c.Expires.UTC().Format(time.RFC3339), req.Grant.TTL)
+	case req.Grant.WithinProof && c.Expires.After(req.Identity.Expires):
+		return exchange.Credentials{}, fmt.Errorf("%w: it lives until %s, and the proof ends at %s", exchange.ErrBadResult, c.Expires.UTC().Format(time.RFC3339), req.Identity.Expires.UTC().Format(time.RFC3339))
 	case c.Expires.Before(now.Add(req.Grant.Min - expirySlack)):
 		return exchange.Credentials{}, fmt.Errorf("%w: it ends at %s, less than the %s that the role hands out at least", exchange.ErrBadResult, c.Expires.UTC().Format(time.RFC3339), req.Grant.Min)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"time"
 
 	"github.com/credbroker/credbroker/internal/attest"
@@ -38,6 +39,10 @@ func (b *Broker) decide(req Request, event string, work func(*Rulebook, *decisio
 	case b.inFlight <- struct{}{}:
 		defer func() { <-b.inFlight }()
 	default:
+		b.cfg.Observe(Outcome{Event: event, Decision: audit.Failed, Code: b.cfg.Code(ErrBusy)})
+		if now := b.cfg.Now().Unix(); b.busyLogged.Swap(now) != now { // once a second: it comes in thousands
+			b.cfg.Log.Warn("calls are refused: too many are in hand", "max_in_flight", b.cfg.MaxInFlight)
+		}
 		return ErrBusy
 	}
 	start := b.cfg.Now()
@@ -58,7 +63,7 @@ func (b *Broker) decide(req Request, event string, work func(*Rulebook, *decisio
 		d.Role = req.Role
 	}
 
-	err := work(book, d)
+	err := guarded(work, book, d)
 	d.Decision = outcome(err)
 	if err != nil {
 		d.Code = b.cfg.Code(err)
@@ -83,6 +88,17 @@ func (b *Broker) decide(req Request, event string, work func(*Rulebook, *decisio
 			slog.String("role", d.Role), slog.String("cause", clip(err.Error())))
 	}
 	return err
+}
+
+// guarded turns a panic into an error, so that what happened is audited like any other failure. The value's text isn't kept:
+// it may quote a caller's input.
+func guarded(work func(*Rulebook, *decision) error, book *Rulebook, d *decision) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic (%T):\n%s", p, debug.Stack())
+		}
+	}()
+	return work(book, d)
 }
 
 // outcome sorts an error into the audit log's decisions.

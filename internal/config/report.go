@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 )
 
 // Warnings are what an operator ought to know of a configuration that is allowed: for check-config and /readyz.
@@ -41,6 +42,13 @@ func (c *Config) Warnings() []string {
 	}
 	if len(c.Roles) == 0 {
 		warn("roles: there are none: everything is denied")
+	}
+	if len(c.Issuers) > 1 {
+		for i, role := range c.Roles {
+			if !strings.Contains(role.When, "identity.issuer") {
+				warn("%s.when (%s): there is more than one issuer and it doesn't mention identity.issuer: any of them can name a subject that it lets in", index("roles", i), role.Name)
+			}
+		}
 	}
 	if c.Audit.Path == "-" {
 		warn(`audit.path: "-": the audit log goes to standard output`)

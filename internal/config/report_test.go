@@ -34,11 +34,11 @@ issuers:
   - {name: c, issuer: "https://c.example", insecure_plaintext: true, audiences: [x], jwks_url: "http://c.example/keys"}
 exchangers:
   m: {kind: minio-web-identity, endpoint: "http://m.example", insecure_plaintext: true, client_id: c, allowed_policies: [p], dangerous: true}
-roles: [{name: r}]
+roles: [{name: r}, {name: s, when: 'identity.issuer == "https://c.example"'}]
 audit: {path: /audit, fingerprint_key_file: /key}
 debug: {pprof: true}
 `).Warnings()
-	want = []string{"issuer.url: ", "listeners.grpc: ", "issuers[0] (a): ", "issuers[2] (c): ", "exchangers.m: http", "exchangers.m: dangerous", "debug.pprof: "}
+	want = []string{"issuer.url: ", "listeners.grpc: ", "issuers[0] (a): ", "issuers[2] (c): ", "exchangers.m: http", "exchangers.m: dangerous", "roles[0].when (r): ", "debug.pprof: "}
 	if !slices.EqualFunc(got, want, strings.HasPrefix) {
 		t.Errorf("got %q", got)
 	}

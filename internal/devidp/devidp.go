@@ -92,7 +92,7 @@ func (p *Provider) Handler() http.Handler {
 	})
 	mux.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
 		// A page in a browser on this machine must not be able to fetch a token.
-		if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+		if "http://"+r.Host != p.url || r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
 			http.Error(w, "not for browsers", http.StatusForbidden)
 			return
 		}

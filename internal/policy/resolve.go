@@ -29,15 +29,16 @@ func (r *Rules) Resolve(id attest.Identity, w Wanted) (Grant, error) {
 	if err := role.admit(&id); err != nil {
 		return Grant{}, err
 	}
+	// Before the TTL: whom the template denies must not learn from another error that the role is there.
+	session, err := role.sessionPolicy(&id, w.Policy)
+	if err != nil {
+		return Grant{}, err
+	}
 	bound, err := role.bound(w.TTL)
 	if err != nil {
 		return Grant{}, err
 	}
 	ttl, err := role.life(bound, id.Expires.Sub(w.Now))
-	if err != nil {
-		return Grant{}, err
-	}
-	session, err := role.sessionPolicy(&id, w.Policy)
 	if err != nil {
 		return Grant{}, err
 	}

@@ -201,8 +201,8 @@ func TestNarrowingSizeBoundary(t *testing.T) {
 	}
 }
 
-// The order is condition, then TTL, then the role's session policy, then narrowing: nothing about TTLs or policies is
-// told to those who may not use the role.
+// The order is condition, then the role's session policy, then narrowing and TTL: nothing about TTLs or policies is told to
+// those who may not use the role, or for whom its session policy can't be made.
 func TestOrderOfChecks(t *testing.T) {
 	id := alice()
 	id.Subject = "a/b"
@@ -214,8 +214,9 @@ func TestOrderOfChecks(t *testing.T) {
 	bad.Role = "closed"
 	wantRefusal(t, rules, id, bad, policy.ErrDenied)
 	bad.Role = "reports"
-	wantRefusal(t, rules, id, bad, policy.ErrInvalidTTL)
-	bad.TTL = 0
 	wantRefusal(t, rules, id, bad, policy.ErrDenied)
 	wantRefusal(t, rules, alice(), bad, policy.ErrInvalidPolicy)
+	bad.Policy = ""
+	wantRefusal(t, rules, id, bad, policy.ErrDenied)
+	wantRefusal(t, rules, alice(), bad, policy.ErrInvalidTTL)
 }

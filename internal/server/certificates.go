@@ -34,34 +34,50 @@ func LoadCertificates(files TLSFiles, require bool) (*Certificates, error) {
 }
 
 // Reload reads the files again, for connections made from now on. If it returns an error, the old settings stay.
-func (c *Certificates) Reload() error {
+func (c *Certificates) Reload() error { return ReloadAll([]*Certificates{c}) }
+
+// ReloadAll is Reload for several: all get their new settings, or none does.
+func ReloadAll(all []*Certificates) error {
+	read := make([]*tls.Config, len(all))
+	for i, c := range all {
+		var err error
+		if read[i], err = c.read(); err != nil {
+			return err
+		}
+	}
+	for i, c := range all {
+		c.current.Store(read[i])
+	}
+	return nil
+}
+
+func (c *Certificates) read() (*tls.Config, error) {
 	if c.files.Cert == "" || c.files.Key == "" {
-		return errors.New("TLS needs a certificate file and a key file")
+		return nil, errors.New("TLS needs a certificate file and a key file")
 	}
 	if c.require && c.files.ClientCA == "" {
-		return errors.New("a listener that requires client certificates needs a client CA file")
+		return nil, errors.New("a listener that requires client certificates needs a client CA file")
 	}
 	pair, err := tls.LoadX509KeyPair(c.files.Cert, c.files.Key)
 	if err != nil {
-		return fmt.Errorf("TLS certificate %s with key %s: %w", c.files.Cert, c.files.Key, err)
+		return nil, fmt.Errorf("TLS certificate %s with key %s: %w", c.files.Cert, c.files.Key, err)
 	}
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"}}
 	if c.files.ClientCA != "" {
 		pem, err := os.ReadFile(c.files.ClientCA)
 		if err != nil {
-			return fmt.Errorf("client CA: %w", err)
+			return nil, fmt.Errorf("client CA: %w", err)
 		}
 		cfg.ClientCAs = x509.NewCertPool()
 		if !cfg.ClientCAs.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("client CA: %s holds no PEM certificate", c.files.ClientCA)
+			return nil, fmt.Errorf("client CA: %s holds no PEM certificate", c.files.ClientCA)
 		}
 		cfg.ClientAuth = tls.VerifyClientCertIfGiven
 		if c.require {
 			cfg.ClientAuth = tls.RequireAndVerifyClientCert
 		}
 	}
-	c.current.Store(cfg)
-	return nil
+	return cfg, nil
 }
 
 // Config is for tls.NewListener and its like: each handshake uses what was read last. crypto/tls holds the

@@ -5,15 +5,19 @@ import (
 	"crypto/x509"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -46,10 +50,11 @@ func serveGRPC(l *Listener, i interceptors, stopping func()) (*grpc.Server, *Ser
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.StaticStreamWindowSize(maxBodyBytes), // fixed: it would grow with what a peer sends
+		grpc.InTapHandle(admitStreams(i.opts.RequestTimeout)),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionIdle: 15 * time.Minute,
-			// A client that never finishes its message keeps a stream, and a long-lived one its replica: neither for ever.
+			MaxConnectionIdle: idleTimeout,
+			// A long-lived client keeps its replica, but not for ever.
 			MaxConnectionAge:      30 * time.Minute,
 			MaxConnectionAgeGrace: time.Minute,
 			Time:                  2 * time.Minute,
@@ -78,6 +83,31 @@ func serveGRPC(l *Listener, i interceptors, stopping func()) (*grpc.Server, *Ser
 			}
 		},
 		cut: s.Stop,
+	}
+}
+
+// admitStreams bounds streams from their first frame, when no interceptor has seen them: how many there are, how many of them
+// are one peer's, and how long a call may take with its message. A stream may hold 64 KiB that nobody has asked for yet.
+func admitStreams(requestTimeout time.Duration) tap.ServerInHandle {
+	open := newSources(maxOpenStreams, maxOpenStreams/2)
+	return func(ctx context.Context, info *tap.Info) (context.Context, error) {
+		var host netip.Addr
+		if p, ok := peer.FromContext(ctx); ok {
+			host = hostOf(p.Addr)
+		}
+		if !open.take(host) {
+			return nil, status.Error(codes.ResourceExhausted, overloaded.message)
+		}
+		if strings.HasPrefix(info.FullMethodName, "/grpc.") { // health watches and reflection last
+			context.AfterFunc(ctx, func() { open.drop(host) })
+			return ctx, nil
+		}
+		timed, cancel := context.WithTimeout(ctx, readTimeout+requestTimeout)
+		context.AfterFunc(ctx, func() { // the stream's end
+			cancel()
+			open.drop(host)
+		})
+		return timed, nil
 	}
 }
 

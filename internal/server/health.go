@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -20,6 +21,7 @@ type health struct {
 	every    time.Duration // how often Watch looks
 	stopping chan struct{}
 	once     sync.Once
+	watches  atomic.Int32
 }
 
 func newHealth(ready func() Readiness) *health {
@@ -50,6 +52,11 @@ func (h *health) Check(_ context.Context, in *grpc_health_v1.HealthCheckRequest)
 
 // Watch implements grpc_health_v1.HealthServer.
 func (h *health) Watch(in *grpc_health_v1.HealthCheckRequest, stream grpc.ServerStreamingServer[grpc_health_v1.HealthCheckResponse]) error {
+	if h.watches.Add(1) > maxWatches {
+		h.watches.Add(-1)
+		return status.Error(codes.ResourceExhausted, "too many watches; ask by Check")
+	}
+	defer h.watches.Add(-1)
 	tick := time.NewTicker(h.every)
 	defer tick.Stop()
 	last := grpc_health_v1.HealthCheckResponse_UNKNOWN

@@ -155,22 +155,12 @@ func (c *httpCall) readJSON() ([]byte, error) {
 	return data, nil
 }
 
-// readBody returns the whole body. Its length may be known (-1 if not), and is then all that is read.
+// readBody returns the whole body. Memory grows with what arrives, not with what is announced.
 func (c *httpCall) readBody() ([]byte, error) {
-	n := c.r.ContentLength
-	if n > maxBodyBytes {
+	if c.r.ContentLength > maxBodyBytes {
 		return nil, invalid("the body is larger than 64 KiB")
 	}
-	var (
-		data []byte
-		err  error
-	)
-	if n >= 0 {
-		data = make([]byte, n)
-		_, err = io.ReadFull(c.r.Body, data)
-	} else {
-		data, err = io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBodyBytes))
-	}
+	data, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBodyBytes))
 	if err != nil {
 		return nil, invalid("the body broke off or is larger than 64 KiB")
 	}

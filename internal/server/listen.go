@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -11,6 +12,9 @@ import (
 type ListenOptions struct {
 	// MaxConns bounds the connections that are open at one time; further ones wait in the kernel's queue. Required.
 	MaxConns int
+	// MaxConnsPerHost bounds those of one peer's address (an IPv6 peer's /64); further ones are closed at once. Zero means
+	// MaxConns.
+	MaxConnsPerHost int
 	// RequireClientCert refuses connections without a certificate of TLSFiles.ClientCA. Otherwise one is checked if it
 	// is given.
 	RequireClientCert bool
@@ -37,19 +41,21 @@ func Listen(address string, files TLSFiles, o ListenOptions) (*Listener, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &Listener{Listener: newBounded(l, o.MaxConns), Certificates: certificates}, nil
+	return &Listener{Listener: newBounded(l, o), Certificates: certificates}, nil
 }
 
 // bounded is a listener that accepts only while fewer than a number of its connections are open.
 type bounded struct {
 	net.Listener
-	slots  chan struct{}
-	closed chan struct{}
-	once   sync.Once
+	slots   chan struct{}
+	sources *sources
+	closed  chan struct{}
+	once    sync.Once
 }
 
-func newBounded(l net.Listener, most int) *bounded {
-	return &bounded{Listener: l, slots: make(chan struct{}, most), closed: make(chan struct{})}
+func newBounded(l net.Listener, o ListenOptions) *bounded {
+	each := cmp.Or(o.MaxConnsPerHost, o.MaxConns)
+	return &bounded{Listener: l, slots: make(chan struct{}, o.MaxConns), sources: newSources(o.MaxConns, each), closed: make(chan struct{})}
 }
 
 func (b *bounded) Accept() (net.Conn, error) {
@@ -58,12 +64,21 @@ func (b *bounded) Accept() (net.Conn, error) {
 	case <-b.closed:
 		return nil, net.ErrClosed
 	}
-	conn, err := b.Listener.Accept()
-	if err != nil {
-		<-b.slots
-		return nil, err
+	for {
+		conn, err := b.Listener.Accept()
+		if err != nil {
+			<-b.slots
+			return nil, err
+		}
+		host := hostOf(conn.RemoteAddr())
+		if !host.IsValid() { // a Unix socket: whoever may connect is trusted alike
+			return &boundedConn{Conn: conn, release: func() { <-b.slots }}, nil
+		}
+		if b.sources.take(host) {
+			return &boundedConn{Conn: conn, release: func() { b.sources.drop(host); <-b.slots }}, nil
+		}
+		_ = conn.Close()
 	}
-	return &boundedConn{Conn: conn, release: func() { <-b.slots }}, nil
 }
 
 // Close may be called twice: the server that serves the listener closes it as well.

@@ -35,7 +35,9 @@ type Readiness struct {
 const (
 	maxHeaderBytes = 32 << 10
 	maxBodyBytes   = 64 << 10
-	maxStreams     = 256
+	maxStreams     = 256 // of one connection
+	maxOpenStreams = 4096
+	maxWatches     = 64
 )
 
 // Times after which a peer that doesn't move is let go.

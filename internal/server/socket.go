@@ -39,7 +39,7 @@ func ListenSocket(path string, o ListenOptions) (*Listener, error) {
 		_ = l.Close()
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
-	return &Listener{Listener: newBounded(&socketListener{Listener: l, path: path, made: made}, o.MaxConns)}, nil
+	return &Listener{Listener: newBounded(&socketListener{Listener: l, path: path, made: made}, o)}, nil
 }
 
 // place gives the socket its mode and its name.

@@ -154,6 +154,9 @@ func newIssuer(c Issuer, old *issuer, now func() time.Time, log *slog.Logger) (*
 	if old != nil && old.files == is.files && reflect.DeepEqual(old.config, is.config) {
 		return old, nil
 	}
+	if old != nil && old.files == is.files && old.config.Name == is.config.Name && old.config.Keys == is.config.Keys {
+		is.keys = old.keys // the same keys from the same place: what was learned holds
+	}
 	if c.SingleUse {
 		if is.replay = newReplayStore(now()); old != nil && old.replay != nil {
 			is.replay = old.replay

@@ -23,6 +23,8 @@ const (
 	refreshGap = 30 * time.Second
 	// retryGap is the same while there is no usable set. It is short, because nobody gets in until there is one.
 	retryGap = 2 * time.Second
+	// maxWaiting bounds the tokens that wait for one issuer's keys.
+	maxWaiting = 512
 )
 
 // keyring holds the keys of one issuer as far as they are known.
@@ -34,10 +36,11 @@ type keyring struct {
 	log   *slog.Logger
 
 	current atomic.Pointer[fetched]
+	waiting atomic.Int32
 
 	mu      sync.Mutex
 	flight  *flight   // the fetch under way; nil if there is none
-	lastTry time.Time // when the last fetch began; zero before the first
+	lastTry time.Time // when the last fetch began, or ended if it failed; zero before the first
 	lastErr error     // how the last fetch ended
 }
 
@@ -143,12 +146,22 @@ func (r *keyring) fly(f *flight) {
 	}
 	r.mu.Lock()
 	r.flight, r.lastErr = nil, err
+	if err != nil {
+		r.lastTry = r.now() // a slow failure has a pause behind it as well
+	}
 	r.mu.Unlock()
 	f.err = err
 	close(f.done)
 }
 
+// wait waits for a fetch. Tokens that nobody has checked yet wait here, so they must not take up all that the process may
+// have in hand: beyond maxWaiting they are turned away at once.
 func (r *keyring) wait(ctx context.Context, f *flight) error {
+	if r.waiting.Add(1) > maxWaiting {
+		r.waiting.Add(-1)
+		return fmt.Errorf("%w: issuer %s: %d tokens wait for its keys already", attest.ErrUnavailable, r.name, maxWaiting)
+	}
+	defer r.waiting.Add(-1)
 	select {
 	case <-f.done:
 	case <-ctx.Done():

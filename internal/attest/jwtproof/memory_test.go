@@ -90,7 +90,10 @@ func TestReloadThatChangesNothingKeepsKeysAndTokens(t *testing.T) {
 	if n := f.idp.Requests(brokertest.JWKSPath); n != 1 {
 		t.Errorf("%d fetches", n)
 	}
-	f.issuer.Skew = time.Minute // a change drops the keys
+	f.issuer.Skew = time.Minute // what doesn't concern the keys leaves them as they are
+	f.verifier = f.replace(t, f.verifier)
+	f.expect(t, token, nil, "")
+	f.issuer.Name = "another" // what may concern them drops them
 	f.verifier = f.replace(t, f.verifier)
 	f.expect(t, token, attest.ErrUnavailable, "status 500")
 }

@@ -173,6 +173,9 @@ func (x *Exchanger) once(ctx context.Context, req exchange.Request) (exchange.Cr
 		return exchange.Credentials{}, err
 	}
 	end := time.Now().Add(req.Grant.TTL)
+	if req.Grant.WithinProof && end.After(req.Identity.Expires) { // time has gone by since the grant
+		end = req.Identity.Expires
+	}
 	token, err := x.cfg.Tokens.Token(ctx, req, end)
 	if err != nil {
 		return exchange.Credentials{}, err
