@@ -29,19 +29,21 @@ func (b *Broker) credentials(ctx context.Context, id attest.Identity, grant poli
 	if grant.WithinProof {
 		flight = b.cfg.Keyer.Key(append(parts, strconv.FormatInt(id.Expires.Unix(), 10))...)
 	}
+	found := false // read only if the flight, which sets it, has landed
 	c, led, err := b.cfg.Flight.Do(ctx, flight, func(ctx context.Context) (exchange.Credentials, error) {
+		// Whoever missed the cache just before another's flight landed finds its result now.
+		if c, err := b.cfg.Cache.Get(ctx, key); err == nil && usable(c, grant, id, b.cfg.Now()) {
+			found = true
+			return c, nil
+		}
 		return b.mint(ctx, exchanger, key, exchange.Request{Identity: id, Grant: grant, Correlation: corr})
 	})
-	return c, err == nil && !led, err
+	return c, err == nil && (!led || found), err
 }
 
 // mint makes one exchange and keeps its result.
 func (b *Broker) mint(ctx context.Context, exchanger Exchanger, key cache.Key, req exchange.Request) (exchange.Credentials, error) {
-	// Whoever missed the cache just before another's flight landed finds its result now.
 	now := b.cfg.Now()
-	if c, err := b.cfg.Cache.Get(ctx, key); err == nil && usable(c, req.Grant, req.Identity, now) {
-		return c, nil
-	}
 	if !b.mints.allow(identityOf(b.cfg.Keyer, req.Identity), now) {
 		return exchange.Credentials{}, ErrRateLimited
 	}

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -166,6 +167,9 @@ func TestCallsInHandAreBounded(t *testing.T) {
 	if _, err := w.ListRoles(t.Context(), ask("bob|x", "")); !errors.Is(err, broker.ErrBusy) {
 		t.Errorf("a second call: %v", err)
 	}
+	if o := w.outcomes; len(o) != 1 || o[0].Code == "" || o[0].Decision != audit.Failed || !strings.Contains(w.slog.String(), "too many are in hand") {
+		t.Errorf("the refusal isn't counted or logged: %+v %s", o, w.slog.String())
+	}
 	close(w.backend.wait)
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -265,5 +269,61 @@ func TestLogAndOutcomesHoldNoSecret(t *testing.T) {
 	}
 	if len(w.outcomes) != 3 {
 		t.Errorf("%d outcomes", len(w.outcomes))
+	}
+}
+
+func TestFreshCredentialsThatOutliveTheirProofAreRefused(t *testing.T) {
+	w := newWorld(t)
+	w.backend.life = 10*time.Minute + time.Second // within the slack, but after the proof
+	if _, err := w.Issue(t.Context(), ask("alice|", "bound")); !errors.Is(err, exchange.ErrBadResult) {
+		t.Errorf("got %v", err)
+	}
+	w.backend.life = 10 * time.Minute
+	if _, err := w.Issue(t.Context(), ask("alice|", "bound")); err != nil {
+		t.Errorf("with it: %v", err)
+	}
+}
+
+func TestNobodyWithoutAProofStandsBeforeAnothersDecision(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.Issue(t.Context(), ask("alice|finance", "reports")); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 4097 { // with alice's request ID first, then with many
+		r := ask("bad", "reports")
+		if i > 0 {
+			r.Correlation.RequestID = fmt.Sprint(i)
+		}
+		_, _ = w.Issue(t.Context(), r)
+	}
+	if e, err := w.ExplainDecision("r1"); err != nil || e.Identity == nil || e.Identity.Subject != "alice" {
+		t.Errorf("got %+v, %v", e, err)
+	}
+	if _, err := w.ExplainDecision("4096"); err != nil {
+		t.Errorf("a rejected proof's decision: %v", err)
+	}
+}
+
+// panicking is a verifier that panics with what it was shown.
+type panicking struct{}
+
+func (panicking) Verify(_ context.Context, p attest.Proof) (attest.Identity, error) {
+	panic("planted: " + p.Data.Reveal())
+}
+
+func TestAPanicIsAuditedAndTellsNothing(t *testing.T) {
+	w := newWorld(t)
+	book := w.Rulebook()
+	book.Verifiers = map[attest.Kind]attest.Verifier{attest.KindOIDC: panicking{}}
+	w.Replace(book)
+	_, err := w.Issue(t.Context(), ask("planted-proof", "reports"))
+	if err == nil || w.audit.last(t).Decision != audit.Failed || w.audit.last(t).AccessKeyID != "" {
+		t.Errorf("got %v, audited %+v", err, w.audit.last(t))
+	}
+	if strings.Contains(err.Error()+w.slog.String(), "planted") {
+		t.Errorf("the panic's text is told: %v %s", err, w.slog.String())
+	}
+	if !strings.Contains(err.Error(), "identify") {
+		t.Errorf("where it happened isn't told: %v", err)
 	}
 }

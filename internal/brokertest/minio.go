@@ -158,6 +158,9 @@ func (m *MinIO) Stop() {
 	m.cmd = nil
 }
 
+// ForgetClientSecret makes the next start one without MINIO_IDENTITY_OPENID_CLIENT_SECRET.
+func (m *MinIO) ForgetClientSecret() { m.clientSecret = "" }
+
 // MC runs the MinIO client with root's key under the alias `root` and returns what it printed.
 func (m *MinIO) MC(args ...string) string {
 	m.t.Helper()

@@ -78,6 +78,24 @@ func TestItKnowsItsUsersAlone(t *testing.T) {
 	}
 }
 
+func TestAnotherNameForThisMachineGetsNoToken(t *testing.T) {
+	url := start(t)
+	req, err := http.NewRequest(http.MethodPost, url+"/token", strings.NewReader("user=alice"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = "rebound.example"
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusForbidden {
+		t.Errorf("%d", resp.StatusCode)
+	}
+}
+
 func TestAPageInABrowserGetsNoToken(t *testing.T) {
 	url := start(t)
 	for _, header := range [][]string{{"Origin", "https://evil.example"}, {"Origin", "null"}, {"Sec-Fetch-Site", "cross-site"}} {

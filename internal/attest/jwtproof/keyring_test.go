@@ -274,3 +274,61 @@ func TestAnotherKeyUnderTheSameKidIsNotHeld(t *testing.T) {
 	}
 	expectKey(t, r, "b", attest.ErrRejected)
 }
+
+// Nobody has checked the tokens that wait for keys: they must not be able to take up all that the process has.
+func TestTokensThatWaitForKeysAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		r := &keyring{name: "corp", now: time.Now, log: slog.New(slog.DiscardHandler), fetch: func(context.Context) (*keySet, error) {
+			<-release
+			return nil, errors.New("away")
+		}}
+		waiting := make(chan error, maxWaiting)
+		for range maxWaiting {
+			go func() {
+				_, err := r.lookup(t.Context(), "a")
+				waiting <- err
+			}()
+		}
+		synctest.Wait()
+		if _, err := r.lookup(t.Context(), "a"); !errors.Is(err, attest.ErrUnavailable) {
+			t.Errorf("one more: %v", err)
+		}
+		if len(waiting) != 0 {
+			t.Errorf("%d of those below the bound were turned away", len(waiting))
+		}
+		close(release)
+		for range maxWaiting {
+			<-waiting
+		}
+		// Those who come when the fetch has failed don't wait for another at once.
+		if _, err := r.lookup(t.Context(), "a"); !errors.Is(err, attest.ErrUnavailable) {
+			t.Errorf("afterwards: %v", err)
+		}
+		if n := r.waiting.Load(); n != 0 {
+			t.Errorf("%d are still counted", n)
+		}
+	})
+}
+
+func TestAFetchThatFailedSlowlyHasAPauseBehindIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fetches := 0
+		r := &keyring{name: "corp", now: time.Now, log: slog.New(slog.DiscardHandler), fetch: func(context.Context) (*keySet, error) {
+			fetches++
+			time.Sleep(fetchTimeout)
+			return nil, errors.New("away")
+		}}
+		expectKey(t, r, "a", attest.ErrUnavailable)
+		time.Sleep(retryGap - 1)
+		expectKey(t, r, "a", attest.ErrUnavailable)
+		if fetches != 1 {
+			t.Errorf("%d fetches", fetches)
+		}
+		time.Sleep(time.Nanosecond)
+		expectKey(t, r, "a", attest.ErrUnavailable)
+		if fetches != 2 {
+			t.Errorf("%d fetches after the pause", fetches)
+		}
+	})
+}

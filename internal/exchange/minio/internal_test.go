@@ -258,7 +258,7 @@ func TestSettledAfterFiveSeconds(t *testing.T) {
 }
 
 func TestTransportGoesStraightAndByTLS12(t *testing.T) {
-	transport, err := newTransport("")
+	transport, err := newTransport("", new(contact))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,6 +51,7 @@ type selfTest struct {
 	told    verdict   // the last that note called news
 	losses  int       // times that contact was lost
 	awayAt  time.Time // the last of them
+	contact int64     // the contact that the last test was made over
 }
 
 func newSelfTest() selfTest {
@@ -120,11 +121,15 @@ func (x *Exchanger) testUnlessTested(ctx context.Context) {
 func (x *Exchanger) test(ctx context.Context) {
 	ctx, cancel := context.WithTimeoutCause(ctx, x.cfg.Timeout, errTimeout)
 	defer cancel()
-	losses := x.selfTest.contactLosses()
+	losses, contacts := x.selfTest.contactLosses(), x.contact.times.Load()
 	v, odd, detail := x.ask(ctx)
+	if x.contact.times.Load() != contacts {
+		contacts++ // made by the question itself; whatever was made after it counts as unknown
+	}
 	if v == unknown && callerLeft(ctx) {
 		return
 	}
+	x.selfTest.tested(contacts)
 	if !x.selfTest.note(v, odd, detail, losses, time.Now()) {
 		return
 	}
@@ -228,6 +233,26 @@ func (s *selfTest) forget(now time.Time) {
 	if s.verdict == refused {
 		s.verdict, s.detail = unknown, "to be asked again after contact was lost"
 	}
+}
+
+// tested notes which contact the last test was made over.
+func (s *selfTest) tested(contact int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.contact = contact
+}
+
+// doubt says whether a refusal was seen over another contact than the given one, and makes it be asked for again if so.
+func (s *selfTest) doubt(contact int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.contact == contact {
+		return false
+	}
+	if s.verdict == refused {
+		s.verdict, s.detail = unknown, "to be asked again over a new connection"
+	}
+	return true
 }
 
 func (s *selfTest) contactLosses() int {

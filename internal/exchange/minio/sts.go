@@ -188,10 +188,10 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func newTransport(caFile string) (*http.Transport, error) {
+func newTransport(caFile string, c *contact) (*http.Transport, error) {
 	t := &http.Transport{
 		Proxy:                  nil, // the token goes to MinIO and nowhere else
-		DialContext:            (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		DialContext:            c.count((&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}).DialContext),
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    2 * time.Second,
 		MaxIdleConnsPerHost:    64,
