@@ -151,3 +151,14 @@ func TestKeyFilesAreReadAgainAtAReload(t *testing.T) {
 		t.Errorf("%d requests to the issuer", n)
 	}
 }
+
+func TestReloadWithAnotherKeySourceDropsTheKeys(t *testing.T) {
+	f := newFixture(t)
+	token := f.idp.Token(nil)
+	f.expect(t, token, nil, "")
+	f.idp.Handle(brokertest.DiscoveryPath, fail)
+	f.idp.Handle(brokertest.JWKSPath, fail)
+	f.issuer.Keys = jwtproof.KeySource{JWKSURL: f.idp.URL + brokertest.JWKSPath, CAFile: f.issuer.Keys.CAFile, AllowPlaintext: f.issuer.Keys.AllowPlaintext}
+	f.verifier = f.replace(t, f.verifier)
+	f.expect(t, token, attest.ErrUnavailable, "status 500")
+}
