@@ -327,3 +327,41 @@ func TestAPanicIsAuditedAndTellsNothing(t *testing.T) {
 		t.Errorf("where it happened isn't told: %v", err)
 	}
 }
+
+func TestCredentialsWithoutAKeyAreRefused(t *testing.T) {
+	for name, c := range map[string]exchange.Credentials{
+		"no access key": {SecretAccessKey: secret.New("s"), SessionToken: secret.New("t")},
+		"no secret key": {AccessKeyID: "AK", SessionToken: secret.New("t")},
+	} {
+		w := newWorld(t)
+		c.Expires = w.now().Add(10 * time.Minute)
+		w.backend.empty = &c
+		if _, err := w.Issue(t.Context(), ask("alice|finance", "reports")); !errors.Is(err, exchange.ErrBadResult) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Two proofs of one identity at the same time, one of which ends sooner: they can't share a flight.
+func TestConcurrentProofsThatEndApartShareNothing(t *testing.T) {
+	w := newWorld(t)
+	w.backend.wait = make(chan struct{})
+	lives := make(chan [2]time.Duration, 2)
+	for token, most := range map[string]time.Duration{"alice|": 10 * time.Minute, "alice|short": 2 * time.Minute} {
+		go func() {
+			got, err := w.Issue(t.Context(), ask(token, "bound"))
+			if err != nil {
+				t.Error(err)
+			}
+			lives <- [2]time.Duration{got.Expires.Sub(w.now()), most}
+		}()
+	}
+	for range 2 * 2 { // both come to the back-end, one after the other
+		w.backend.wait <- struct{}{}
+	}
+	for range 2 {
+		if l := <-lives; l[0] > l[1] {
+			t.Errorf("credentials for %s with a proof for %s", l[0], l[1])
+		}
+	}
+}
