@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
 	"strings"
@@ -127,11 +126,7 @@ func (r *reloader) reason() string {
 func look(files []string) map[string]os.FileInfo {
 	seen := make(map[string]os.FileInfo, len(files))
 	for _, f := range files {
-		info, err := os.Stat(f)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			info = nil
-		}
-		seen[f] = info
+		seen[f], _ = os.Stat(f) // nil for what can't be looked at
 	}
 	return seen
 }

@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
-	"maps"
 	"time"
 
 	"github.com/credbroker/credbroker/internal/attest"
@@ -97,7 +96,7 @@ func newRulebook(cfg *config.Config, backends map[string]policy.Backend, verifie
 
 func asBrokerExchangers(cfg *config.Config, exchangers map[string]*minio.Exchanger) map[string]broker.Exchanger {
 	out := make(map[string]broker.Exchanger, len(exchangers))
-	for name, x := range maps.All(exchangers) {
+	for name, x := range exchangers {
 		e := cfg.Exchangers[name]
 		out[name] = broker.Exchanger{Exchanger: x, Target: e.Kind + " " + e.Endpoint + " " + e.ClientID}
 	}

@@ -145,10 +145,7 @@ func (a *httpAPI) issue(ctx context.Context, c *httpCall) error {
 	if err != nil {
 		return err
 	}
-	issued, err := a.broker.Issue(ctx, req)
-	if err == nil {
-		err = sendable(issued)
-	}
+	issued, err := a.issued(ctx, req)
 	if err != nil {
 		return err
 	}
@@ -156,15 +153,21 @@ func (a *httpAPI) issue(ctx context.Context, c *httpCall) error {
 	return nil
 }
 
+// issued asks for credentials and sees to it that they can be sent as text.
+func (a *httpAPI) issued(ctx context.Context, req broker.Request) (broker.Issued, error) {
+	issued, err := a.broker.Issue(ctx, req)
+	if err == nil {
+		err = sendable(issued)
+	}
+	return issued, err
+}
+
 func (a *httpAPI) issueHeaders(ctx context.Context, c *httpCall) error {
 	req, err := c.decodeHeaderForm()
 	if err != nil {
 		return err
 	}
-	issued, err := a.broker.Issue(ctx, req)
-	if err == nil {
-		err = sendable(issued)
-	}
+	issued, err := a.issued(ctx, req)
 	if err != nil {
 		return err
 	}
