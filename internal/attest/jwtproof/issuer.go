@@ -10,6 +10,8 @@ import (
 	"reflect"
 	"slices"
 	"time"
+
+	"github.com/credbroker/credbroker/internal/attest"
 )
 
 // Defaults and bounds of an Issuer.
@@ -57,7 +59,7 @@ type issuer struct {
 	files [sha256.Size]byte
 	keys  *keyring
 	// replay is nil unless SingleUse.
-	replay    *replayStore
+	replay    attest.Replay
 	claims    map[string][]string // attribute to path of its claim
 	pathAttrs map[string]bool
 }
@@ -137,7 +139,7 @@ func (s *KeySource) check() error {
 
 // newIssuer builds an issuer, reading its files. It takes the old one over if nothing changed, or, if something did and
 // single use stays, its memory of used tokens: a reload is no way to use a token twice.
-func newIssuer(c Issuer, old *issuer, now func() time.Time, log *slog.Logger) (*issuer, error) {
+func newIssuer(c Issuer, old *issuer, now func() time.Time, replay attest.Replay, log *slog.Logger) (*issuer, error) {
 	paths, err := c.normalize()
 	if err != nil {
 		return nil, err
@@ -158,8 +160,13 @@ func newIssuer(c Issuer, old *issuer, now func() time.Time, log *slog.Logger) (*
 		is.keys = old.keys // the same keys from the same place: what was learned holds
 	}
 	if c.SingleUse {
-		if is.replay = newReplayStore(now()); old != nil && old.replay != nil {
+		switch {
+		case replay != nil:
+			is.replay = replay
+		case old != nil && old.replay != nil:
 			is.replay = old.replay
+		default:
+			is.replay = newReplayMemory(now)
 		}
 	}
 	return is, nil

@@ -1,7 +1,9 @@
 package jwtproof
 
 import (
+	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -14,8 +16,24 @@ import (
 // further tokens are refused.
 const maxTokenIDs = 65_536
 
-// replayStore remembers the `jti` of every token of one issuer that was used, in this process.
-type replayStore struct {
+// useOnce marks a token as used. It comes after every other check: a token that fails one is not used up.
+func (is *issuer) useOnce(ctx context.Context, c *claims, now time.Time) error {
+	if c.tokenID == "" {
+		return fmt.Errorf("%w: jti is missing, and tokens of this issuer are for a single use", attest.ErrRejected)
+	}
+	h := sha256.New()
+	for _, part := range []string{"jti", c.issuer, c.tokenID} {
+		_ = binary.Write(h, binary.BigEndian, uint64(len(part))) // a hash takes every write
+		h.Write([]byte(part))
+	}
+	// The issuer's clock may run ahead by the skew: so much earlier may the token have existed. How long it could be
+	// accepted goes not by the skew of now, which a reload may raise.
+	return is.replay.Use(ctx, [sha256.Size]byte(h.Sum(nil)), c.issuedAt.Add(-is.config.Skew), c.expires.Add(maxSkew).Sub(now))
+}
+
+// replayMemory is an attest.Replay in this process, for one issuer.
+type replayMemory struct {
+	now   func() time.Time
 	began time.Time
 
 	mu        sync.Mutex
@@ -23,26 +41,20 @@ type replayStore struct {
 	nextSweep time.Time
 }
 
-func newReplayStore(now time.Time) *replayStore {
-	return &replayStore{began: now, used: map[[sha256.Size]byte]time.Time{}}
+func newReplayMemory(now func() time.Time) *replayMemory {
+	return &replayMemory{now: now, began: now(), used: map[[sha256.Size]byte]time.Time{}}
 }
 
-// use marks the token as used, or returns attest.ErrRejected if it may have been used before, attest.ErrUnavailable if
-// there is no room to remember it. It comes after every other check: a token that fails one is not used up.
-func (s *replayStore) use(c *claims, now time.Time, skew time.Duration) error {
-	if c.tokenID == "" {
-		return fmt.Errorf("%w: jti is missing, and tokens of this issuer are for a single use", attest.ErrRejected)
+// Use implements attest.Replay. The process before this one may have seen any token that existed before this memory.
+func (s *replayMemory) Use(_ context.Context, name [sha256.Size]byte, issued time.Time, life time.Duration) error {
+	if issued.Before(s.began) {
+		return fmt.Errorf("%w: token is older than the memory of used tokens, which began at %s",
+			attest.ErrRejected, s.began.UTC().Format(time.RFC3339))
 	}
-	// The process before this one may have seen any token that existed before this store. The issuer's clock may run
-	// ahead by the skew, so a token dated up to that much later may have existed, too.
-	if c.issuedAt.Before(s.began.Add(skew)) {
-		return fmt.Errorf("%w: token is older than the memory of used tokens, which vouches for those issued from %s on",
-			attest.ErrRejected, s.began.Add(skew).UTC().Format(time.RFC3339))
-	}
-	id := sha256.Sum256([]byte(c.tokenID))
+	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.used[id]; ok {
+	if _, ok := s.used[name]; ok {
 		return fmt.Errorf("%w: token was used before", attest.ErrRejected)
 	}
 	if len(s.used) >= maxTokenIDs {
@@ -51,13 +63,12 @@ func (s *replayStore) use(c *claims, now time.Time, skew time.Duration) error {
 	if len(s.used) >= maxTokenIDs {
 		return errors.Join(attest.ErrUnavailable, fmt.Errorf("%d used tokens are remembered, and there is no room for more", maxTokenIDs))
 	}
-	// Not the skew of now: a reload may raise it while this store stays.
-	s.used[id] = c.expires.Add(maxSkew)
+	s.used[name] = now.Add(life)
 	return nil
 }
 
 // sweep forgets what can't be accepted any more, at most once a second, since it looks at every entry.
-func (s *replayStore) sweep(now time.Time) {
+func (s *replayMemory) sweep(now time.Time) {
 	if now.Before(s.nextSweep) {
 		return
 	}

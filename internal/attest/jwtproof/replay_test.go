@@ -1,6 +1,7 @@
 package jwtproof
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -17,24 +18,44 @@ func onceToken(id string, iat time.Time) *claims {
 	return &claims{tokenID: id, issuedAt: iat, expires: iat.Add(5 * time.Minute)}
 }
 
+// fixture is a memory with a clock that tests set.
+type fixture struct {
+	*replayMemory
+	clock atomic.Int64
+}
+
+func newReplayMemoryAt(began time.Time) *fixture {
+	f := &fixture{}
+	f.clock.Store(began.UnixNano())
+	f.replayMemory = newReplayMemory(func() time.Time { return time.Unix(0, f.clock.Load()) })
+	return f
+}
+
+// use is what the verifier does with a token that passed all checks at that time.
+func use(f *fixture, c *claims, now time.Time, skew time.Duration) error {
+	f.clock.Store(now.UnixNano())
+	is := &issuer{config: Issuer{Skew: skew}, replay: f.replayMemory}
+	return is.useOnce(context.Background(), c, now)
+}
+
 func TestTokenIDIsUsedOnce(t *testing.T) {
 	began := time.Unix(10_000, 0)
-	s := newReplayStore(began)
+	s := newReplayMemoryAt(began)
 	now := began.Add(time.Minute)
-	if err := s.use(onceToken("a", now), now, replaySkew); err != nil {
+	if err := use(s, onceToken("a", now), now, replaySkew); err != nil {
 		t.Fatal(err)
 	}
 	for _, later := range []time.Duration{0, time.Millisecond, 5*time.Minute + replaySkew - 1} {
-		err := s.use(onceToken("a", now), now.Add(later), replaySkew)
+		err := use(s, onceToken("a", now), now.Add(later), replaySkew)
 		if !errors.Is(err, attest.ErrRejected) {
 			t.Errorf("%s later: %v", later, err)
 		}
 		mustContain(t, err, "used before")
 	}
-	if err := s.use(onceToken("b", now), now, replaySkew); err != nil {
+	if err := use(s, onceToken("b", now), now, replaySkew); err != nil {
 		t.Error(err)
 	}
-	err := s.use(onceToken("", now), now, replaySkew)
+	err := use(s, onceToken("", now), now, replaySkew)
 	if !errors.Is(err, attest.ErrRejected) {
 		t.Error(err)
 	}
@@ -43,12 +64,12 @@ func TestTokenIDIsUsedOnce(t *testing.T) {
 
 func TestOneOfManyConcurrentUsesWins(t *testing.T) {
 	now := time.Unix(10_000, 0)
-	s := newReplayStore(now.Add(-time.Hour))
+	s := newReplayMemoryAt(now.Add(-time.Hour))
 	var won atomic.Int64
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
-			if s.use(onceToken("a", now), now, replaySkew) == nil {
+			if use(s, onceToken("a", now), now, replaySkew) == nil {
 				won.Add(1)
 			}
 		})
@@ -61,12 +82,12 @@ func TestOneOfManyConcurrentUsesWins(t *testing.T) {
 
 func TestTokensOlderThanTheStoreAreRefused(t *testing.T) {
 	began := time.Unix(10_000, 0)
-	s := newReplayStore(began)
+	s := newReplayMemoryAt(began)
 	for offset, ok := range map[time.Duration]bool{
 		-time.Second: false, 0: false, replaySkew - time.Second: false, replaySkew: true, time.Minute: true,
 	} {
 		iat := began.Add(offset)
-		err := s.use(onceToken(fmt.Sprint(offset), iat), iat, replaySkew)
+		err := use(s, onceToken(fmt.Sprint(offset), iat), iat, replaySkew)
 		if ok != (err == nil) || err != nil && !errors.Is(err, attest.ErrRejected) {
 			t.Errorf("issued %s after the start: %v", offset, err)
 		}
@@ -75,27 +96,27 @@ func TestTokensOlderThanTheStoreAreRefused(t *testing.T) {
 
 func TestFullReplayStoreFailsClosed(t *testing.T) {
 	now := time.Unix(10_000, 0)
-	s := newReplayStore(now.Add(-time.Hour))
+	s := newReplayMemoryAt(now.Add(-time.Hour))
 	for i := range maxTokenIDs {
-		if err := s.use(onceToken(fmt.Sprint(i), now), now, replaySkew); err != nil {
+		if err := use(s, onceToken(fmt.Sprint(i), now), now, replaySkew); err != nil {
 			t.Fatal(i, err)
 		}
 	}
-	if err := s.use(onceToken("one more", now), now, replaySkew); !errors.Is(err, attest.ErrUnavailable) {
+	if err := use(s, onceToken("one more", now), now, replaySkew); !errors.Is(err, attest.ErrUnavailable) {
 		t.Errorf("one over the bound: %v", err)
 	}
 	// A token that was used is still known as such.
-	if err := s.use(onceToken("7", now), now, replaySkew); !errors.Is(err, attest.ErrRejected) {
+	if err := use(s, onceToken("7", now), now, replaySkew); !errors.Is(err, attest.ErrRejected) {
 		t.Error(err)
 	}
 	last := now.Add(5*time.Minute + maxSkew) // the first moment at which none of them can be accepted
-	if err := s.use(onceToken("late", last), last.Add(-1), replaySkew); !errors.Is(err, attest.ErrUnavailable) {
+	if err := use(s, onceToken("late", last), last.Add(-1), replaySkew); !errors.Is(err, attest.ErrUnavailable) {
 		t.Error(err)
 	}
-	if err := s.use(onceToken("late", last), last, replaySkew); !errors.Is(err, attest.ErrUnavailable) {
+	if err := use(s, onceToken("late", last), last, replaySkew); !errors.Is(err, attest.ErrUnavailable) {
 		t.Errorf("swept twice within a second: %v", err)
 	}
-	if err := s.use(onceToken("late", last), last.Add(time.Second), replaySkew); err != nil || len(s.used) != 1 {
+	if err := use(s, onceToken("late", last), last.Add(time.Second), replaySkew); err != nil || len(s.used) != 1 {
 		t.Errorf("%v, %d left", err, len(s.used))
 	}
 }

@@ -28,6 +28,9 @@ type Options struct {
 	// keep their keys and remembered tokens; those that did keep only which single-use tokens were used. Previous goes on
 	// working.
 	Previous *Verifier
+	// Replay remembers which single-use tokens were used, for all replicas; nil means that each issuer's are remembered in
+	// this process.
+	Replay attest.Replay
 }
 
 // Verifier accepts tokens of its issuers. It is safe for concurrent use and holds nothing that needs closing: a fetch
@@ -61,7 +64,7 @@ func New(issuers []Issuer, o Options) (*Verifier, error) {
 	var faults []error
 	names := map[string]bool{}
 	for _, c := range issuers {
-		is, err := newIssuer(c, previous[c.Issuer], v.now, log)
+		is, err := newIssuer(c, previous[c.Issuer], v.now, o.Replay, log)
 		switch {
 		case err != nil:
 			faults = append(faults, inIssuer(c.Name, err)...)
@@ -94,7 +97,7 @@ func inIssuer(name string, err error) []error {
 
 // Verify implements attest.Verifier for attest.KindOIDC: Issuer is `iss`, Subject `sub`, Expires `exp`, Attrs as
 // configured. attest.ErrUnavailable means that the issuer's keys can't be had, or that its memory of single-use tokens is
-// full.
+// full or can't be asked.
 func (v *Verifier) Verify(ctx context.Context, p attest.Proof) (attest.Identity, error) {
 	token := p.Data.Reveal()
 	if p.Kind != attest.KindOIDC || len(token) > maxToken {
@@ -138,7 +141,7 @@ func (v *Verifier) Verify(ctx context.Context, p attest.Proof) (attest.Identity,
 	}
 	id := is.identity(&c)
 	if is.replay != nil {
-		if err := is.replay.use(&c, now, is.config.Skew); err != nil {
+		if err := is.useOnce(ctx, &c, now); err != nil {
 			return attest.Identity{}, err
 		}
 		return id, nil
