@@ -73,7 +73,7 @@ func TestTemporaryCredentialsMakeNoPermanentKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(iss.Discovery()) })
-	mux.HandleFunc("GET /jwks", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(iss.JWKS()) })
+	mux.HandleFunc("GET /jwks", func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write(iss.JWKS(r.Context())) })
 	server := brokertest.StartMinIO(t, brokertest.MinIOOptions{IssuerURL: web.URL})
 	server.PutPolicy(withoutDeny, `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:GetObject"],"Resource":["arn:aws:s3:::reports/*"]}]}`)
 	for _, file := range files(t, policyDir, "*.json") {

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 	"time"
 )
@@ -24,6 +25,12 @@ type Config struct {
 	// RotateEvery is how long a key signs. A token is shown to MinIO at once and to nobody else, so that an interval of
 	// minutes is long enough for a key to stay published after it signed.
 	RotateEvery time.Duration
+	// Board is where replicas see one another's public keys; nil if there is one broker alone.
+	Board Board
+	// Log hears of keys that can't be published; nobody does if nil.
+	Log *slog.Logger
+	// Now is the clock; time.Now if nil.
+	Now func() time.Time
 }
 
 // Issuer signs with one key and publishes three: the one before, the one that signs, and the next. So every key is
@@ -32,6 +39,7 @@ type Issuer struct {
 	cfg       Config
 	discovery []byte
 	keys      atomic.Pointer[keySet]
+	replicas  *replicas // nil without a board
 }
 
 // keySet never changes once it is published.
@@ -40,14 +48,30 @@ type keySet struct {
 	jwks                    []byte
 }
 
+// all are the keys of the set, the signing one first.
+func (s *keySet) all() []*key {
+	keys := []*key{s.current, s.next}
+	if s.previous != nil {
+		keys = append(keys, s.previous)
+	}
+	return keys
+}
+
 type key struct {
 	id      string // RFC 7638 thumbprint
 	private *ecdsa.PrivateKey
 	x, y    string // base64url coordinates
 }
 
-// New returns an issuer with fresh keys. It answers from the first moment and depends on nothing.
+// New returns an issuer with fresh keys. It answers from the first moment and depends on nothing; with a board, it mints
+// once its keys are published there.
 func New(cfg Config) (*Issuer, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	if cfg.URL == "" || cfg.RotateEvery <= 0 {
 		return nil, errors.New("an issuer needs a URL and an interval of rotation")
 	}
@@ -70,27 +94,45 @@ func New(cfg Config) (*Issuer, error) {
 		return nil, err
 	}
 	i := &Issuer{cfg: cfg, discovery: discovery}
+	if cfg.Board != nil {
+		i.replicas = newReplicas(cfg.Board)
+	}
 	return i, i.publish(&keySet{current: current, next: next})
 }
 
 // Discovery is the OpenID provider configuration document (OpenID Connect Discovery 1.0, section 3). Nobody changes it.
 func (i *Issuer) Discovery() []byte { return i.discovery }
 
-// JWKS is the JWK set (RFC 7517, section 5) in force. Nobody changes it.
-func (i *Issuer) JWKS() []byte { return i.keys.Load().jwks }
+// JWKS is the JWK set (RFC 7517, section 5) in force, with the other replicas' keys as they are now, or, if that can't be
+// known within ctx or two seconds, as they were last known. Nobody changes it.
+func (i *Issuer) JWKS(ctx context.Context) []byte {
+	if i.replicas == nil {
+		return i.keys.Load().jwks
+	}
+	i.look(ctx)
+	set, err := marshalJWKS(i.served())
+	if err != nil {
+		return i.keys.Load().jwks
+	}
+	return set
+}
 
-// KeyIDs are the IDs of the published keys, the signing one first.
+// KeyIDs are the IDs of this broker's own keys, the signing one first.
 func (i *Issuer) KeyIDs() []string {
-	set := i.keys.Load()
-	ids := []string{set.current.id, set.next.id}
-	if set.previous != nil {
-		ids = append(ids, set.previous.id)
+	var ids []string
+	for _, k := range i.keys.Load().all() {
+		ids = append(ids, k.id)
 	}
 	return ids
 }
 
-// Run rotates the keys every Config.RotateEvery until ctx ends.
+// Run rotates the keys every Config.RotateEvery, and publishes them to the other replicas, until ctx ends. A replica that
+// can't publish its next key goes on with the one that it signs with.
 func (i *Issuer) Run(ctx context.Context) {
+	if i.replicas != nil {
+		i.runReplicated(ctx)
+		return
+	}
 	tick := time.NewTicker(i.cfg.RotateEvery)
 	defer tick.Stop()
 	for {
@@ -114,7 +156,15 @@ func (i *Issuer) rotate() error {
 	return i.publish(&keySet{previous: set.current, current: set.next, next: next})
 }
 
-func (i *Issuer) publish(set *keySet) error {
+func (i *Issuer) publish(set *keySet) (err error) {
+	if set.jwks, err = marshalJWKS(set.all()); err != nil {
+		return err
+	}
+	i.keys.Store(set)
+	return nil
+}
+
+func marshalJWKS(keys []*key) ([]byte, error) {
 	type jwk struct {
 		KeyType   string `json:"kty"`
 		Curve     string `json:"crv"`
@@ -127,17 +177,10 @@ func (i *Issuer) publish(set *keySet) error {
 	var doc struct {
 		Keys []jwk `json:"keys"`
 	}
-	for _, k := range []*key{set.current, set.next, set.previous} {
-		if k != nil {
-			doc.Keys = append(doc.Keys, jwk{"EC", "P-256", "sig", "ES256", k.id, k.x, k.y})
-		}
+	for _, k := range keys {
+		doc.Keys = append(doc.Keys, jwk{"EC", "P-256", "sig", "ES256", k.id, k.x, k.y})
 	}
-	var err error
-	if set.jwks, err = json.Marshal(doc); err != nil {
-		return err
-	}
-	i.keys.Store(set)
-	return nil
+	return json.Marshal(doc)
 }
 
 func newKey() (*key, error) {

@@ -105,7 +105,7 @@ func TestTokenSaysThisAndNoMore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	header, claims := verify(t, iss.JWKS(), token.Reveal())
+	header, claims := verify(t, iss.JWKS(t.Context()), token.Reveal())
 	if header["alg"] != "ES256" || header["typ"] != "JWT" || len(header) != 3 {
 		t.Errorf("header %v", header)
 	}
@@ -134,7 +134,7 @@ func TestEveryTokenHasAnIDOfItsOwn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, claims := verify(t, iss.JWKS(), token.Reveal())
+		_, claims := verify(t, iss.JWKS(t.Context()), token.Reveal())
 		seen[claims["jti"]] = true
 	}
 	if len(seen) != 50 {
@@ -254,7 +254,7 @@ func TestDocuments(t *testing.T) {
 	if got := string(iss.Discovery()); got != want {
 		t.Errorf("discovery %s", got)
 	}
-	if strings.Contains(string(iss.JWKS()), `"d"`) {
+	if strings.Contains(string(iss.JWKS(t.Context())), `"d"`) {
 		t.Error("a private key is published")
 	}
 }
@@ -266,7 +266,7 @@ func kids(t *testing.T, iss *Issuer) []string {
 			KID, Kty, Crv, Use, Alg string
 		}
 	}
-	if err := json.Unmarshal(iss.JWKS(), &set); err != nil {
+	if err := json.Unmarshal(iss.JWKS(t.Context()), &set); err != nil {
 		t.Fatal(err)
 	}
 	var out []string
@@ -298,7 +298,7 @@ func TestAKeyIsPublishedAnIntervalBeforeItSignsAndOneAfter(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			header, _ := verify(t, iss.JWKS(), token.Reveal())
+			header, _ := verify(t, iss.JWKS(t.Context()), token.Reveal())
 			kid := header["kid"].(string)
 			if slices.Contains(signers, kid) {
 				t.Errorf("interval %d: %s signs again", interval, kid)

@@ -83,7 +83,8 @@ type claims struct {
 }
 
 // Token mints a JWT (RFC 7519) that names the grant's policies and ends at expires, cut to whole seconds. It returns
-// ErrNotAllowed for policies that aren't all of the source's, for none, and for an end that, so cut, has passed.
+// ErrNotAllowed for policies that aren't all of the source's, for none, and for an end that, so cut, has passed;
+// exchange.ErrUnavailable as long as the other replicas don't know the key.
 func (s *Source) Token(_ context.Context, req exchange.Request, expires time.Time) (secret.Secret, error) {
 	if len(req.Grant.Policies) == 0 {
 		return secret.Secret{}, fmt.Errorf("%w: no policy", ErrNotAllowed)
@@ -92,6 +93,9 @@ func (s *Source) Token(_ context.Context, req exchange.Request, expires time.Tim
 		if !slices.Contains(s.cfg.AllowedPolicies, p) {
 			return secret.Secret{}, fmt.Errorf("%w: policy %q of role %q isn't one of the exchanger's allowed_policies", ErrNotAllowed, p, req.Grant.Role)
 		}
+	}
+	if why := s.issuer.Status(); why != "" {
+		return secret.Secret{}, fmt.Errorf("%w: %s", exchange.ErrUnavailable, why)
 	}
 	now := s.cfg.Now()
 	expires = expires.Truncate(time.Second)

@@ -142,7 +142,7 @@ type fakeDocuments struct{}
 func (fakeDocuments) Discovery() []byte {
 	return []byte(`{"issuer":"https://b","jwks_uri":"https://b/jwks"}`)
 }
-func (fakeDocuments) JWKS() []byte { return []byte(`{"keys":[]}`) }
+func (fakeDocuments) JWKS(context.Context) []byte { return []byte(`{"keys":[]}`) }
 
 // logged collects what was logged.
 type logged struct {

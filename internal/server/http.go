@@ -20,13 +20,13 @@ import (
 //go:embed openapi.yaml
 var openAPI []byte
 
-// IssuerDocuments are what the broker publishes as an OpenID Connect issuer. Both methods answer at once and always: the
-// object store must be able to fetch them whatever else is wrong.
+// IssuerDocuments are what the broker publishes as an OpenID Connect issuer. Both methods answer always, the first at once, the
+// second within seconds: the object store must be able to fetch them whatever else is wrong.
 type IssuerDocuments interface {
 	// Discovery is the JSON of OpenID Connect Discovery 1.0, section 3.
 	Discovery() []byte
 	// JWKS is a JSON Web Key Set (RFC 7517).
-	JWKS() []byte
+	JWKS(context.Context) []byte
 }
 
 // NewHTTP returns the public HTTP server: the API as JSON and as headers, and the issuer's documents.
@@ -203,8 +203,8 @@ func (a *httpAPI) discovery(_ context.Context, c *httpCall) error {
 	return c.writeStatic(jsonType, a.docs.Discovery())
 }
 
-func (a *httpAPI) jwks(_ context.Context, c *httpCall) error {
-	return c.writeStatic(jsonType, a.docs.JWKS())
+func (a *httpAPI) jwks(ctx context.Context, c *httpCall) error {
+	return c.writeStatic(jsonType, a.docs.JWKS(ctx))
 }
 
 func (a *httpAPI) openAPI(_ context.Context, c *httpCall) error {

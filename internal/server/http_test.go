@@ -226,7 +226,7 @@ func TestHTTPPathsAndMethods(t *testing.T) {
 func TestHTTPIssuerDocumentsAnswerWhateverIsWrong(t *testing.T) {
 	base, _ := httpServer(t, &fakeBroker{err: broker.ErrBusy, panic: "down"})
 	for path, want := range map[string]string{
-		"/.well-known/openid-configuration": string(fakeDocuments{}.Discovery()), "/jwks": string(fakeDocuments{}.JWKS()),
+		"/.well-known/openid-configuration": string(fakeDocuments{}.Discovery()), "/jwks": string(fakeDocuments{}.JWKS(t.Context())),
 	} {
 		got := send(t, "GET", base+path, nil, "")
 		if got.status != 200 || got.body != want || got.header.Get("Cache-Control") != "public, max-age=60" || got.header.Get("Content-Type") != "application/json" {

@@ -51,7 +51,7 @@ func serveIssuer(t *testing.T) *served {
 		}
 	}
 	mux.HandleFunc("/.well-known/openid-configuration", serve(iss.Discovery))
-	mux.HandleFunc("/jwks", serve(iss.JWKS))
+	mux.HandleFunc("/jwks", serve(func() []byte { return iss.JWKS(t.Context()) }))
 	return s
 }
 
