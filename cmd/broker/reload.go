@@ -9,11 +9,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/credbroker/credbroker/internal/attest"
 	"github.com/credbroker/credbroker/internal/attest/jwtproof"
 	"github.com/credbroker/credbroker/internal/broker"
+	"github.com/credbroker/credbroker/internal/cache"
 	"github.com/credbroker/credbroker/internal/config"
 	"github.com/credbroker/credbroker/internal/metrics"
 	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/seal"
 	"github.com/credbroker/credbroker/internal/server"
 )
 
@@ -21,8 +24,8 @@ import (
 // through the symbolic links of a Kubernetes ConfigMap, where notification does not.
 const watchEvery = time.Second
 
-// reloader puts a changed configuration in force, as a whole or not at all: rules, issuers and certificates. What else
-// changed waits for a restart.
+// reloader puts a changed configuration in force, as a whole or not at all: rules, issuers, certificates and the keys of
+// what is kept in Redis. What else changed waits for a restart.
 type reloader struct {
 	load     func() (*config.Config, error)
 	broker   *broker.Broker
@@ -32,6 +35,10 @@ type reloader struct {
 	// certificates read their files again.
 	certificates []*server.Certificates
 	reopenAudit  func() error
+	replay       attest.Replay
+	// keyring and keyer get the keys of Redis's key files; keyring is nil without a Redis.
+	keyring *seal.Keyring
+	keyer   *cache.Keyer
 
 	verifier atomic.Pointer[jwtproof.Verifier]
 	fault    atomic.Pointer[string] // why the newest configuration was refused; nil if it is in force
@@ -73,7 +80,7 @@ func (r *reloader) replace() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	verifier, err := newVerifiers(cfg, r.verifier.Load(), r.log)
+	verifier, err := newVerifiers(cfg, r.verifier.Load(), r.replay, r.log)
 	if err != nil {
 		return nil, err
 	}
@@ -82,8 +89,20 @@ func (r *reloader) replace() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	var keys config.RedisKeys
+	if r.keyring != nil && cfg.Redis.Enabled() {
+		if keys, err = cfg.Redis.ReadKeys(); err != nil {
+			return nil, err
+		}
+	}
 	if err := server.ReloadAll(r.certificates); err != nil {
 		return nil, err
+	}
+	if len(keys.Sealing) > 0 {
+		if err := r.keyring.Replace(keys.Sealing); err != nil {
+			return nil, err
+		}
+		r.keyer.Replace(keys.KeyHMAC)
 	}
 	r.broker.Replace(book)
 	r.verifier.Store(verifier)

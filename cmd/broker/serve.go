@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/credbroker/credbroker/internal/attest"
 	"github.com/credbroker/credbroker/internal/audit"
 	"github.com/credbroker/credbroker/internal/broker"
 	"github.com/credbroker/credbroker/internal/cache"
@@ -27,6 +28,7 @@ import (
 	"github.com/credbroker/credbroker/internal/exchange/minio"
 	"github.com/credbroker/credbroker/internal/issuer"
 	"github.com/credbroker/credbroker/internal/metrics"
+	"github.com/credbroker/credbroker/internal/redis"
 	"github.com/credbroker/credbroker/internal/server"
 )
 
@@ -73,7 +75,9 @@ type program struct {
 	audit      *audit.Writer
 	issuer     *issuer.Issuer
 	exchangers map[string]*minio.Exchanger
-	cache      *cache.Memory
+	memory     *cache.Memory
+	store      *cache.Store
+	redis      *redis.Client // nil if there is none
 	broker     *broker.Broker
 	reloader   *reloader
 	transports *transports
@@ -99,13 +103,23 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 	if err != nil {
 		return nil, err
 	}
-	if p.issuer, err = issuer.New(issuer.Config{URL: cfg.Issuer.URL, RotateEvery: cfg.Issuer.KeyRotation}); err != nil {
+	client, keyring, keyer, err := newRedis(cfg, m, log)
+	if err != nil {
+		return nil, err
+	}
+	p.redis = client
+	owns := issuer.Config{URL: cfg.Issuer.URL, RotateEvery: cfg.Issuer.KeyRotation, Log: log}
+	var replay attest.Replay // in memory
+	if cfg.Replicas == config.ReplicasMany {
+		owns.Board, replay = client.Board(), client.Replay()
+	}
+	if p.issuer, err = issuer.New(owns); err != nil {
 		return nil, err
 	}
 	if p.exchangers, err = newExchangers(cfg, p.issuer, m, log); err != nil {
 		return nil, err
 	}
-	verifier, err := newVerifiers(cfg, nil, log)
+	verifier, err := newVerifiers(cfg, nil, replay, log)
 	if err != nil {
 		return nil, err
 	}
@@ -114,13 +128,21 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 	if err != nil {
 		return nil, err
 	}
-	p.cache = cache.NewMemory(cache.MemoryConfig{MaxBytes: cfg.Cache.MaxBytes})
-	p.broker = broker.New(broker.Config{
-		Cache: p.cache,
-		Keyer: cache.NewKeyer(randomKey()),
+	p.memory = cache.NewMemory(cache.MemoryConfig{MaxBytes: cfg.Cache.MaxBytes})
+	stored := cache.StoreConfig{
+		Memory: p.memory, MaxUnshared: cfg.Limits.MaxUnsharedMints,
 		Flight: cache.NewFlight(cache.FlightConfig{OnPanic: func(_ any, stack []byte) {
 			log.Error("panic during an exchange", "stack", string(stack))
 		}}),
+		OnWriteError: func(err error) { log.Debug("credentials not shared", "error", err) },
+	}
+	if client != nil {
+		stored.Shared = client
+	}
+	p.store = cache.NewStore(stored)
+	p.broker = broker.New(broker.Config{
+		Store:         p.store,
+		Keyer:         keyer,
 		Audit:         p.audit,
 		Fingerprinter: fingerprinter,
 		Exchangers:    asBrokerExchangers(cfg, p.exchangers),
@@ -132,6 +154,7 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 	}, book)
 	p.reloader = &reloader{
 		load: load, broker: p.broker, backends: backends, metrics: m, log: log, reopenAudit: p.audit.Reopen,
+		replay: replay, keyring: keyring, keyer: keyer,
 		started: cfg, watched: cfg.Watched(), seen: look(cfg.Watched()),
 	}
 	p.reloader.verifier.Store(verifier)
@@ -156,7 +179,10 @@ func (p *program) run(ctx context.Context) error {
 	signal.Ignore(syscall.SIGPIPE)
 	workers.Go(func() { p.reloader.watch(background, hup) })
 	workers.Go(func() { p.issuer.Run(background) })
-	workers.Go(func() { p.cache.Run(background) })
+	workers.Go(func() { p.memory.Run(background) })
+	if p.redis != nil {
+		workers.Go(func() { p.redis.Run(background) })
+	}
 	for _, x := range p.exchangers {
 		workers.Go(func() { x.Run(background) })
 	}
@@ -179,13 +205,32 @@ func (p *program) run(ctx context.Context) error {
 	defer cancel()
 	err := p.transports.shutdown(deadline)
 	err = errors.Join(err, listeners.Wait())
+	p.finish(deadline)
 	stopBackground()
 	workers.Wait()
+	if p.redis != nil {
+		_ = p.redis.Close()
+	}
 	if closeErr := p.audit.Close(); closeErr != nil {
 		err = errors.Join(err, fmt.Errorf("audit log: %w", closeErr))
 	}
 	p.log.Info("stopped")
 	return err
+}
+
+// finish waits, until ctx ends, for what calls have set off: renewals, and results on their way to the other replicas.
+func (p *program) finish(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.broker.Wait()
+		p.store.Wait()
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		p.log.Warn("renewals under way were left")
+	}
 }
 
 // ready says whether calls may be sent here, and everything that is wrong. Only what this process itself can't do without
@@ -197,6 +242,14 @@ func (p *program) ready() server.Readiness {
 	}
 	if err := p.audit.Healthy(); err != nil {
 		ready, reasons = false, append(reasons, "audit log: "+err.Error())
+	}
+	if why := p.issuer.Status(); why != "" {
+		ready, reasons = false, append(reasons, "issuer: "+why)
+	}
+	if p.redis != nil {
+		if why := p.redis.Status(); why != "" {
+			reasons = append(reasons, "redis: "+why)
+		}
 	}
 	if fault := p.reloader.reason(); fault != "" {
 		reasons = append(reasons, fault)
@@ -221,11 +274,23 @@ func (p *program) export(m *metrics.Metrics) {
 				return 0
 			})
 	}
-	m.Gauge("credbroker_cache_entries", "Credentials in the memory cache.", nil, func() float64 { return float64(p.cache.Stats().Entries) })
-	m.Gauge("credbroker_cache_bytes", "Bytes that the memory cache holds.", nil, func() float64 { return float64(p.cache.Stats().Bytes) })
-	m.Counter("credbroker_cache_hits_total", "Look-ups that found credentials.", nil, func() float64 { return float64(p.cache.Stats().Hits) })
-	m.Counter("credbroker_cache_misses_total", "Look-ups that found none.", nil, func() float64 { return float64(p.cache.Stats().Misses) })
-	m.Counter("credbroker_cache_evictions_total", "Credentials dropped to make room.", nil, func() float64 { return float64(p.cache.Stats().Evictions) })
+	m.Gauge("credbroker_cache_entries", "Credentials in the memory cache.", nil, func() float64 { return float64(p.memory.Stats().Entries) })
+	m.Gauge("credbroker_cache_bytes", "Bytes that the memory cache holds.", nil, func() float64 { return float64(p.memory.Stats().Bytes) })
+	m.Counter("credbroker_cache_hits_total", "Look-ups that found credentials.", nil, func() float64 { return float64(p.memory.Stats().Hits) })
+	m.Counter("credbroker_cache_misses_total", "Look-ups that found none.", nil, func() float64 { return float64(p.memory.Stats().Misses) })
+	m.Counter("credbroker_cache_evictions_total", "Credentials dropped to make room.", nil, func() float64 { return float64(p.memory.Stats().Evictions) })
+	if p.redis == nil {
+		return
+	}
+	m.Gauge("credbroker_redis_up", "0 while Redis is away and is done without.", nil, func() float64 {
+		if p.redis.Up() {
+			return 1
+		}
+		return 0
+	})
+	m.Counter("credbroker_shared_cache_hits_total", "Look-ups in Redis that found usable credentials.", nil, func() float64 { return float64(p.store.Stats().SharedHits) })
+	m.Counter("credbroker_shared_cache_misses_total", "Look-ups in Redis that found none.", nil, func() float64 { return float64(p.store.Stats().SharedMisses) })
+	m.Counter("credbroker_unshared_mints_total", "Exchanges made without the other replicas, since Redis was away or refused.", nil, func() float64 { return float64(p.store.Stats().Unshared) })
 }
 
 // Reload implements server.Admin.
@@ -240,7 +305,7 @@ func (p *program) Reload(context.Context) (server.ReloadResult, error) {
 
 // Status implements server.Admin.
 func (p *program) Status() server.Status {
-	book, stats := p.broker.Rulebook(), p.cache.Stats()
+	book, stats := p.broker.Rulebook(), p.memory.Stats()
 	return server.Status{
 		Version: versionText(), StartedAt: p.startedAt, RuleSet: book.Rules.Version(), Roles: book.Rules.Len(), RulesLoadedAt: book.LoadedAt,
 		Readiness: p.ready(), KeyIDs: p.issuer.KeyIDs(), CacheEntries: stats.Entries, CacheBytes: stats.Bytes,

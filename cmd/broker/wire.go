@@ -2,19 +2,25 @@ package main
 
 import (
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/credbroker/credbroker/internal/attest"
 	"github.com/credbroker/credbroker/internal/attest/jwtproof"
 	"github.com/credbroker/credbroker/internal/audit"
 	"github.com/credbroker/credbroker/internal/broker"
+	"github.com/credbroker/credbroker/internal/cache"
 	"github.com/credbroker/credbroker/internal/config"
 	"github.com/credbroker/credbroker/internal/exchange/minio"
 	"github.com/credbroker/credbroker/internal/issuer"
 	"github.com/credbroker/credbroker/internal/metrics"
 	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/redis"
+	"github.com/credbroker/credbroker/internal/seal"
 	"github.com/credbroker/credbroker/internal/secret"
 )
 
@@ -58,9 +64,70 @@ func newExchangers(cfg *config.Config, iss *issuer.Issuer, m *metrics.Metrics, l
 	return out, nil
 }
 
+// newRedis makes the client of what replicas share, and its keys; nil without a Redis.
+func newRedis(cfg *config.Config, m *metrics.Metrics, log *slog.Logger) (*redis.Client, *seal.Keyring, *cache.Keyer, error) {
+	r := cfg.Redis
+	if !r.Enabled() {
+		return nil, nil, cache.NewKeyer(randomKey()), nil
+	}
+	keys, err := r.ReadKeys()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	keyring, err := seal.NewKeyring(keys.Sealing)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	encryption, err := redisTLS(r.TLS)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var sentinelPassword secret.Secret
+	if r.SentinelPasswordFile != "" {
+		if sentinelPassword, err = secret.ReadFile(r.SentinelPasswordFile, 4096); err != nil {
+			return nil, nil, nil, fmt.Errorf("redis.sentinel_password_file: %w", err)
+		}
+	}
+	client, err := redis.New(redis.Config{
+		Mode: r.Mode, Addresses: r.Addresses, MasterName: r.MasterName, Username: r.Username, PasswordFile: r.PasswordFile,
+		SentinelUsername: r.SentinelUsername, SentinelPassword: sentinelPassword, DB: r.DB, TLS: encryption,
+		Timeout: r.Timeout, Prefix: r.Prefix, Keyring: keyring, Observe: m.RedisOperation, Log: log,
+	})
+	return client, keyring, cache.NewKeyer(keys.KeyHMAC...), err
+}
+
+// redisTLS is nil for plaintext.
+func redisTLS(t config.RedisTLS) (*tls.Config, error) {
+	if !t.Enabled {
+		return nil, nil
+	}
+	out := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
+	if t.CAFile != "" {
+		pem, err := os.ReadFile(t.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("redis.tls.ca_file: %w", err)
+		}
+		out.RootCAs = x509.NewCertPool()
+		if !out.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("redis.tls.ca_file: %s holds no certificate in PEM", t.CAFile)
+		}
+	}
+	if t.CertFile != "" {
+		load := func() (*tls.Certificate, error) {
+			c, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+			return &c, err
+		}
+		if _, err := load(); err != nil {
+			return nil, fmt.Errorf("redis.tls.cert_file: %w", err)
+		}
+		out.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
+	}
+	return out, nil
+}
+
 // newVerifiers makes a verifier for each kind of proof that is configured. Issuers that did not change keep what the
 // previous verifier learned.
-func newVerifiers(cfg *config.Config, previous *jwtproof.Verifier, log *slog.Logger) (*jwtproof.Verifier, error) {
+func newVerifiers(cfg *config.Config, previous *jwtproof.Verifier, replay attest.Replay, log *slog.Logger) (*jwtproof.Verifier, error) {
 	issuers := make([]jwtproof.Issuer, len(cfg.Issuers))
 	for i, c := range cfg.Issuers {
 		attributes := make(map[string]jwtproof.Attribute, len(c.Attributes))
@@ -78,7 +145,7 @@ func newVerifiers(cfg *config.Config, previous *jwtproof.Verifier, log *slog.Log
 			Attributes: attributes,
 		}
 	}
-	return jwtproof.New(issuers, jwtproof.Options{Previous: previous, Log: log})
+	return jwtproof.New(issuers, jwtproof.Options{Previous: previous, Replay: replay, Log: log})
 }
 
 // newRulebook compiles what a configuration says about identities and roles.

@@ -69,9 +69,8 @@ type Outcome struct {
 
 // Config is what a Broker is made of. Every field is required unless its comment says otherwise.
 type Config struct {
-	Cache         cache.Cache
-	Keyer         cache.Keyer
-	Flight        *cache.Flight
+	Store         *cache.Store
+	Keyer         *cache.Keyer
 	Audit         audit.Log
 	Fingerprinter audit.Fingerprinter
 	Exchangers    map[string]Exchanger
@@ -111,6 +110,7 @@ type Broker struct {
 	// TTL or another narrowing each time. Accesses counts questions that evaluate every role.
 	mints, accesses *perMinute
 	recent          *recentDecisions
+	renewals        *renewals
 	busyLogged      atomic.Int64 // the second in which the last refusal for being busy was logged
 }
 
@@ -128,6 +128,7 @@ func New(cfg Config, book Rulebook) *Broker {
 		mints:    newPerMinute(cfg.MaxMints),
 		accesses: newPerMinute(cfg.MaxMints),
 		recent:   newRecentDecisions(),
+		renewals: newRenewals(),
 	}
 	b.book.Store(&book)
 	return b
@@ -135,6 +136,9 @@ func New(cfg Config, book Rulebook) *Broker {
 
 // Replace puts another rulebook in force. Calls under way finish by the one they began with.
 func (b *Broker) Replace(book Rulebook) { b.book.Store(&book) }
+
+// Wait returns when the renewals under way have ended. It is called when no more calls come.
+func (b *Broker) Wait() { b.renewals.underWay.Wait() }
 
 // Rulebook returns the one in force.
 func (b *Broker) Rulebook() Rulebook { return *b.book.Load() }
@@ -154,7 +158,7 @@ func (b *Broker) Issue(ctx context.Context, req Request) (Issued, error) {
 			return err
 		}
 		d.Rule = grant.Rule
-		creds, hit, err := b.credentials(ctx, *d.Identity, grant, req.Correlation)
+		creds, hit, err := b.credentials(ctx, d, grant, req.Correlation)
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -12,37 +13,43 @@ import (
 	"github.com/credbroker/credbroker/internal/policy"
 )
 
-// credentials returns what the grant stands for: from the cache, or by an exchange that callers with the same key share.
-func (b *Broker) credentials(ctx context.Context, id attest.Identity, grant policy.Grant, corr exchange.Correlation) (c exchange.Credentials, hit bool, err error) {
+// credentials returns what the grant stands for: kept ones, or by an exchange that callers with the same key share. Those
+// that will end soon are renewed behind the caller's back.
+func (b *Broker) credentials(ctx context.Context, d *decision, grant policy.Grant, corr exchange.Correlation) (c exchange.Credentials, hit bool, err error) {
 	exchanger, ok := b.cfg.Exchangers[grant.Exchanger]
 	if !ok { // policy.Compile has seen to it; a reload can't remove an exchanger
 		return exchange.Credentials{}, false, fmt.Errorf("exchanger %q is not there", grant.Exchanger)
 	}
+	id := *d.Identity
 	parts := keyParts(id, grant, exchanger.Target)
 	key := b.cfg.Keyer.Key(parts...)
-	if c, err := b.cfg.Cache.Get(ctx, key); err == nil && usable(c, grant, id, b.cfg.Now()) {
+	if c, err := b.cfg.Store.Get(ctx, key); err == nil && usable(c, grant, id, b.cfg.Now()) {
+		if b.due(c, grant, key) {
+			b.renew(d, c, grant, exchanger, corr, parts)
+		}
 		return c, true, nil
 	}
-
-	// Credentials that end with the proof can't be shared with a caller whose proof ends sooner.
-	flight := key
-	if grant.WithinProof {
-		flight = b.cfg.Keyer.Key(append(parts, strconv.FormatInt(id.Expires.Unix(), 10))...)
-	}
-	found := false // read only if the flight, which sets it, has landed
-	c, led, err := b.cfg.Flight.Do(ctx, flight, func(ctx context.Context) (exchange.Credentials, error) {
-		// Whoever missed the cache just before another's flight landed finds its result now.
-		if c, err := b.cfg.Cache.Get(ctx, key); err == nil && usable(c, grant, id, b.cfg.Now()) {
-			found = true
-			return c, nil
-		}
-		return b.mint(ctx, exchanger, key, exchange.Request{Identity: id, Grant: grant, Correlation: corr})
+	c, minted, err := b.cfg.Store.Fetch(ctx, cache.Wanted{
+		Names: b.cfg.Keyer.Names(parts...), Flight: b.flightKey(parts, grant, id),
+		Usable: func(c exchange.Credentials) bool { return usable(c, grant, id, b.cfg.Now()) },
+		Mint: func(ctx context.Context) (exchange.Credentials, error) {
+			return b.mint(ctx, exchanger, exchange.Request{Identity: id, Grant: grant, Correlation: corr})
+		},
 	})
-	return c, err == nil && (!led || found), err
+	return c, err == nil && !minted, err
 }
 
-// mint makes one exchange and keeps its result.
-func (b *Broker) mint(ctx context.Context, exchanger Exchanger, key cache.Key, req exchange.Request) (exchange.Credentials, error) {
+// flightKey tells apart what can't share an exchange: credentials that end with the proof are of no use to a caller whose
+// proof ends sooner.
+func (b *Broker) flightKey(parts []string, grant policy.Grant, id attest.Identity) cache.Key {
+	if grant.WithinProof {
+		parts = append(slices.Clip(parts), strconv.FormatInt(id.Expires.Unix(), 10))
+	}
+	return b.cfg.Keyer.Key(parts...)
+}
+
+// mint makes one exchange and has the last look at its result before that is kept and handed out.
+func (b *Broker) mint(ctx context.Context, exchanger Exchanger, req exchange.Request) (exchange.Credentials, error) {
 	now := b.cfg.Now()
 	if !b.mints.allow(identityOf(b.cfg.Keyer, req.Identity), now) {
 		return exchange.Credentials{}, ErrRateLimited
@@ -51,7 +58,7 @@ func (b *Broker) mint(ctx context.Context, exchanger Exchanger, key cache.Key, r
 	if err != nil {
 		return exchange.Credentials{}, err
 	}
-	// The exchanger has checked its own result; this is the last look before it is kept and handed out.
+	// The exchanger has checked its own result, too.
 	now = b.cfg.Now()
 	switch {
 	case c.AccessKeyID == "" || c.SecretAccessKey.IsZero():
@@ -62,9 +69,6 @@ func (b *Broker) mint(ctx context.Context, exchanger Exchanger, key cache.Key, r
 		return exchange.Credentials{}, fmt.Errorf("%w: it lives until %s, and the proof ends at %s", exchange.ErrBadResult, c.Expires.UTC().Format(time.RFC3339), req.Identity.Expires.UTC().Format(time.RFC3339))
 	case c.Expires.Before(now.Add(req.Grant.Min - expirySlack)):
 		return exchange.Credentials{}, fmt.Errorf("%w: it ends at %s, less than the %s that the role hands out at least", exchange.ErrBadResult, c.Expires.UTC().Format(time.RFC3339), req.Grant.Min)
-	}
-	if err := b.cfg.Cache.Put(ctx, key, c); err != nil {
-		b.cfg.Log.Warn("credentials not cached", "request_id", req.Correlation.RequestID, "error", err)
 	}
 	return c, nil
 }
@@ -98,6 +102,6 @@ func appendIdentity(parts []string, id *attest.Identity) []string {
 	return append(parts, "end")
 }
 
-func identityOf(k cache.Keyer, id attest.Identity) cache.Key {
+func identityOf(k *cache.Keyer, id attest.Identity) cache.Key {
 	return k.Key(appendIdentity([]string{"identity/1"}, &id)...)
 }

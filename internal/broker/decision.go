@@ -18,6 +18,7 @@ const (
 	eventIssue   = "issue_credentials"
 	eventExplain = "explain_access"
 	eventList    = "list_roles"
+	eventRenew   = "renew_credentials"
 )
 
 var errNoProof = fmt.Errorf("%w: no proof, or of a kind that isn't configured", attest.ErrMalformed)

@@ -52,6 +52,8 @@ type backend struct {
 	life  time.Duration
 	empty *exchange.Credentials // what it gives instead
 	wait  chan struct{}
+
+	panics bool
 }
 
 func (b *backend) Exchange(_ context.Context, req exchange.Request) (exchange.Credentials, error) {
@@ -62,6 +64,9 @@ func (b *backend) Exchange(_ context.Context, req exchange.Request) (exchange.Cr
 		<-b.wait
 	}
 	b.calls = append(b.calls, req)
+	if b.panics {
+		panic("planted")
+	}
 	if b.err != nil {
 		return exchange.Credentials{}, b.err
 	}
@@ -154,8 +159,8 @@ func newWorld(t *testing.T, change ...func(*broker.Config)) *world {
 	w := &world{clock: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC), audit: &log{}}
 	w.backend = &backend{now: w.now}
 	cfg := broker.Config{
-		Cache: cache.NewMemory(cache.MemoryConfig{MaxBytes: 1 << 20, Now: w.now}), Keyer: cache.NewKeyer(secret.New(strings.Repeat("k", 32))),
-		Flight: cache.NewFlight(cache.FlightConfig{}), Audit: w.audit, Fingerprinter: audit.NewFingerprinter(secret.New(strings.Repeat("f", 32))),
+		Store: cache.NewStore(cache.StoreConfig{Memory: cache.NewMemory(cache.MemoryConfig{MaxBytes: 1 << 20, Now: w.now}), Flight: cache.NewFlight(cache.FlightConfig{})}),
+		Keyer: cache.NewKeyer(secret.New(strings.Repeat("k", 32))), Audit: w.audit, Fingerprinter: audit.NewFingerprinter(secret.New(strings.Repeat("f", 32))),
 		Exchangers: map[string]broker.Exchanger{"minio": {Exchanger: w.backend, Target: "http://minio"}},
 		Code:       func(err error) string { return "code of " + strings.SplitN(err.Error(), ":", 2)[0] },
 		Log:        slog.New(slog.NewJSONHandler(&w.slog, nil)), MaxInFlight: 20_000, MaxMints: 5, Now: w.now,

@@ -5,11 +5,13 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"sync/atomic"
 
 	"github.com/credbroker/credbroker/internal/exchange"
 	"github.com/credbroker/credbroker/internal/secret"
@@ -18,32 +20,71 @@ import (
 // ErrMiss is what Get returns for a key without a usable entry, whatever the reason.
 var ErrMiss = errors.New("cache miss")
 
+// ErrUnavailable means that a cache outside this process can't be asked now. The cause wrapped with it is for the log.
+var ErrUnavailable = errors.New("cache unavailable")
+
 // Key names an entry. It is a keyed hash, so it tells nothing about what it was made of.
 type Key [sha256.Size]byte
 
-// Keyer makes keys with one HMAC key.
-type Keyer struct{ key secret.Secret }
+// Keyer makes keys with the first of its HMAC keys. It is safe for concurrent use.
+type Keyer struct {
+	keys atomic.Pointer[[]secret.Secret]
+}
 
-// NewKeyer returns a Keyer; key is at least 32 random bytes.
-func NewKeyer(key secret.Secret) Keyer { return Keyer{key} }
+// NewKeyer returns a Keyer; each key is at least 32 random bytes.
+func NewKeyer(keys ...secret.Secret) *Keyer {
+	k := &Keyer{}
+	k.Replace(keys)
+	return k
+}
+
+// Replace puts other HMAC keys in force, at least one.
+func (k *Keyer) Replace(keys []secret.Secret) { k.keys.Store(&keys) }
 
 // Key is the HMAC-SHA-256 over the parts, each preceded by its length, so that ("ab","c") and ("a","bc") differ.
-func (k Keyer) Key(parts ...string) Key {
-	mac := hmac.New(sha256.New, []byte(k.key.Reveal()))
+func (k *Keyer) Key(parts ...string) Key { return keyed((*k.keys.Load())[0], parts) }
+
+// Names are what replicas call one entry while their HMAC keys change.
+type Names struct {
+	// Key is the entry's key in force.
+	Key Key
+	// Former are its keys under the other HMAC keys that are live.
+	Former []Key
+	// Lease is the same on all replicas that have the same HMAC keys live, whichever of them is first.
+	Lease Key
+}
+
+// Names returns the names of the entry with those parts.
+func (k *Keyer) Names(parts ...string) Names {
+	keys := *k.keys.Load()
+	n := Names{Key: keyed(keys[0], parts)}
+	n.Lease = n.Key
+	for _, other := range keys[1:] {
+		former := keyed(other, parts)
+		n.Former = append(n.Former, former)
+		if bytes.Compare(former[:], n.Lease[:]) < 0 {
+			n.Lease = former
+		}
+	}
+	return n
+}
+
+func keyed(key secret.Secret, parts []string) Key {
+	mac := hmac.New(sha256.New, []byte(key.Reveal()))
 	var buf []byte
 	for _, p := range parts {
-		buf = binary.BigEndian.AppendUint64(buf[:0], uint64(len(p)))
+		buf = binary.BigEndian.AppendUint64(buf, uint64(len(p)))
 		buf = append(buf, p...)
-		mac.Write(buf)
 	}
-	var key Key
-	mac.Sum(key[:0])
-	return key
+	mac.Write(buf)
+	var sum Key
+	mac.Sum(sum[:0])
+	return sum
 }
 
 // Cache keeps credentials by key. Implementations pass cachetest.Run and are safe for concurrent use.
 type Cache interface {
-	// Get returns the entry, or ErrMiss. It never returns an entry that has expired.
+	// Get returns the entry, ErrMiss, or ErrUnavailable. It never returns an entry that has expired.
 	Get(ctx context.Context, key Key) (exchange.Credentials, error)
 	// Put keeps the credentials until they expire or room is needed. Credentials that have expired are not kept.
 	Put(ctx context.Context, key Key, c exchange.Credentials) error

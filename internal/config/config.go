@@ -21,7 +21,7 @@ const maxFileBytes = 4 << 20
 
 // Config is a checked configuration. Nobody changes one after it was loaded, but for AddDevelopmentIssuer.
 type Config struct {
-	// Replicas says how many brokers share this configuration: "single". Default single.
+	// Replicas says how many brokers share this configuration: "single", or "many", which takes a Redis. Default single.
 	Replicas string `yaml:"replicas"`
 	// Issuer is the broker's own OIDC issuer, which the object stores trust.
 	Issuer OwnIssuer `yaml:"issuer"`
@@ -36,6 +36,8 @@ type Config struct {
 	Roles []policy.Role `yaml:"roles"`
 	// Cache bounds the memory cache.
 	Cache Cache `yaml:"cache"`
+	// Redis is what replicas have in common. Default none.
+	Redis Redis `yaml:"redis"`
 	// Audit says where decisions are written.
 	Audit Audit `yaml:"audit"`
 	// Log says what the process tells of itself on standard error.
@@ -91,6 +93,9 @@ type Limits struct {
 	// MaxMints is how many new credentials one identity gets in a minute, 1 to 100000; cache hits don't count. Default 60. As
 	// often it may ask which roles it may use.
 	MaxMints int `yaml:"max_mints"`
+	// MaxUnsharedMints is how many exchanges are under way at one time while Redis is away, when every replica makes its own:
+	// 1 to 1024; further ones wait. Default 16.
+	MaxUnsharedMints int `yaml:"max_unshared_mints"`
 	// RequestTimeout ends a call: 100ms to 60s. Default 10s.
 	RequestTimeout time.Duration `yaml:"request_timeout"`
 }
@@ -116,15 +121,13 @@ func defaults() *Config {
 		Issuer:    OwnIssuer{KeyRotation: 24 * time.Hour},
 		Listeners: defaultListeners(),
 		Cache:     Cache{MaxBytes: 64 << 20},
+		Redis:     defaultRedis(),
 		Audit:     Audit{Path: "-"},
 		Log:       Log{Level: slog.LevelInfo},
-		Limits:    Limits{MaxInFlight: 4096, MaxMints: 60, RequestTimeout: 10 * time.Second},
+		Limits:    Limits{MaxInFlight: 4096, MaxMints: 60, MaxUnsharedMints: 16, RequestTimeout: 10 * time.Second},
 		Shutdown:  Shutdown{Drain: 2 * time.Second, Deadline: 20 * time.Second},
 	}
 }
-
-// ReplicasSingle is the only value of Config.Replicas there is for now.
-const ReplicasSingle = "single"
 
 // Load reads a configuration file of at most 4 MiB; an empty path stands for an empty file. Environ is as os.Environ gives
 // it. The error is a [Faults], unless the file itself can't be read. It also checks that the files named in the

@@ -89,9 +89,10 @@ func TestEmptyFileIsValid(t *testing.T) {
 				Admin: AdminListener{Socket: "/run/credbroker/admin.sock"},
 			},
 			Cache:    Cache{MaxBytes: 67108864},
+			Redis:    Redis{Mode: "standalone", Timeout: 250 * time.Millisecond, Prefix: "credbroker"},
 			Audit:    Audit{Path: "-"},
 			Log:      Log{Level: slog.LevelInfo},
-			Limits:   Limits{MaxInFlight: 4096, MaxMints: 60, RequestTimeout: 10 * time.Second},
+			Limits:   Limits{MaxInFlight: 4096, MaxMints: 60, MaxUnsharedMints: 16, RequestTimeout: 10 * time.Second},
 			Shutdown: Shutdown{Drain: 2 * time.Second, Deadline: 20 * time.Second},
 		}
 		got := *c

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/credbroker/credbroker/internal/secret"
 )
@@ -17,6 +19,8 @@ type namedFile struct {
 	reload bool
 	// least and most bound the size of a file that holds a secret; most is 0 for others.
 	least, most int
+	// keys says that it is one for secret.ReadKeys.
+	keys bool
 }
 
 // files are the files that the configuration names and the broker reads.
@@ -43,6 +47,16 @@ func (c *Config) files() []namedFile {
 	for name, e := range c.Exchangers {
 		out = append(out, namedFile{path: e.CAFile, key: join("exchangers", name) + ".ca_file"})
 	}
+	if r := c.Redis; r.Enabled() {
+		out = append(out,
+			namedFile{path: r.PasswordFile, key: "redis.password_file", least: 1, most: 4096}, // read for each connection
+			namedFile{path: r.SentinelPasswordFile, key: "redis.sentinel_password_file", least: 1, most: 4096},
+			namedFile{path: r.TLS.CAFile, key: "redis.tls.ca_file"},
+			namedFile{path: r.TLS.CertFile, key: "redis.tls.cert_file"}, // read for each connection
+			namedFile{path: r.TLS.KeyFile, key: "redis.tls.key_file"},
+			namedFile{path: r.SealingKeysFile, key: "redis.sealing_keys_file", reload: true, keys: true},
+			namedFile{path: r.KeyHMACKeysFile, key: "redis.key_hmac_keys_file", reload: true, keys: true})
+	}
 	out = append(out, namedFile{path: c.Audit.FingerprintKeyFile, key: "audit.fingerprint_key_file", least: 32, most: 4096})
 	return slices.DeleteFunc(out, func(f namedFile) bool { return f.path == "" })
 }
@@ -64,6 +78,12 @@ func (c *Config) checkFiles() Faults {
 			faults = append(faults, Fault{File: file, Line: line, Path: f.key, Problem: err.Error()})
 		}
 	}
+	if len(faults) == 0 && c.Redis.Enabled() {
+		if _, err := c.Redis.ReadKeys(); err != nil { // each is sound, so they aren't independent
+			file, line := c.Locate("redis.key_hmac_keys_file")
+			faults = append(faults, Fault{File: file, Line: line, Path: "redis.key_hmac_keys_file", Problem: strings.TrimPrefix(err.Error(), "redis.key_hmac_keys_file: ")})
+		}
+	}
 	return faults
 }
 
@@ -75,6 +95,13 @@ func (f namedFile) check() error {
 	}
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%q is no regular file; expected one", f.path)
+	}
+	if f.keys {
+		_, err := secret.ReadKeys(f.path)
+		if errors.Is(err, fs.ErrPermission) {
+			return unreadable(f.path, err)
+		}
+		return err
 	}
 	if f.most > 0 {
 		s, err := secret.ReadFile(f.path, f.most)

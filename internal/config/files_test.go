@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -35,15 +36,38 @@ issuers:
   - {name: c, issuer: "https://c.example", ca_file: DIR/issuer-ca.pem, bearer_file: DIR/token, audiences: [x]}
 exchangers:
   minio: {kind: minio-web-identity, endpoint: "https://m.example", client_id: c, allowed_policies: [p], ca_file: DIR/minio-ca.pem}
+redis:
+  addresses: ["127.0.0.1:26379"]
+  mode: sentinel
+  master_name: m
+  password_file: DIR/redis.password
+  sentinel_password_file: DIR/sentinel.password
+  tls: {enabled: true, ca_file: DIR/redis-ca.pem, cert_file: DIR/redis.crt, key_file: DIR/redis.key}
+  sealing_keys_file: DIR/sealing.keys
+  key_hmac_keys_file: DIR/hmac.keys
 audit: {fingerprint_key_file: DIR/fingerprint.key}
 `
 
 var reloadable = []string{
 	"grpc.crt", "grpc.key", "ca.pem", "http.crt", "http.key", "metrics.crt", "metrics.key", "admin.crt", "admin.key", "admin-ca.pem",
-	"keys.json", "key.pem", "issuer-ca.pem",
+	"keys.json", "key.pem", "issuer-ca.pem", "sealing.keys", "hmac.keys",
 }
 
-var atStart = []string{"token", "minio-ca.pem", "fingerprint.key"}
+var atStart = []string{
+	"token", "minio-ca.pem", "fingerprint.key", "redis.password", "sentinel.password", "redis-ca.pem", "redis.crt", "redis.key",
+}
+
+// contentsOf is what a file of that name may hold.
+func contentsOf(name string) string {
+	if strings.HasSuffix(name, ".keys") {
+		return keyLine(name)
+	}
+	return strings.Repeat("k", 32)
+}
+
+func keyLine(text string) string {
+	return base64.StdEncoding.EncodeToString(fmt.Appendf(nil, "%-32.32s", text)) + "\n"
+}
 
 func TestFilesAreCheckedByLoadAlone(t *testing.T) {
 	dir := t.TempDir()
@@ -71,7 +95,7 @@ func TestFilesAreCheckedByLoadAlone(t *testing.T) {
 	}
 
 	for _, name := range slices.Concat(reloadable, atStart) {
-		writeFile(t, dir, name, strings.Repeat("k", 32))
+		writeFile(t, dir, name, contentsOf(name))
 	}
 	c, err = Load(path, nil)
 	if err != nil {
@@ -94,7 +118,7 @@ func TestFilesAreCheckedByLoadAlone(t *testing.T) {
 		if err := c.CheckFiles(); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s is missing: %v", name, err)
 		}
-		writeFile(t, dir, name, strings.Repeat("k", 32))
+		writeFile(t, dir, name, contentsOf(name))
 	}
 }
 
@@ -154,5 +178,29 @@ func TestFaultsOfFilesAndKeysComeTogether(t *testing.T) {
 	_, err := Load(path, nil)
 	if faults, _ := errors.AsType[Faults](err); len(faults) != 2 || faults[0].Line != 2 || faults[1].Line != 3 {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestRedisKeyFiles(t *testing.T) {
+	dir := t.TempDir()
+	const redis = "redis: {addresses: ['127.0.0.1:6379'], sealing_keys_file: DIR/sealing, key_hmac_keys_file: DIR/hmac}"
+	for name, c := range map[string]struct{ sealing, hmac, want string }{
+		"one each":           {keyLine("a"), keyLine("b"), ""},
+		"two each":           {keyLine("a") + keyLine("b"), keyLine("c") + keyLine("d"), ""},
+		"one key for both":   {keyLine("a"), keyLine("a"), "key_hmac_keys_file: one of its keys is a sealing key as well"},
+		"the second of both": {keyLine("a") + keyLine("b"), keyLine("c") + keyLine("b"), "key_hmac_keys_file: one of its keys is a sealing key as well"},
+		"three":              {keyLine("a") + keyLine("b") + keyLine("c"), keyLine("d"), "sealing_keys_file: "},
+		"no base64":          {"secret words that nobody may see", keyLine("d"), "line 1 isn't standard base64"},
+		"a short one":        {keyLine("a"), "c2hvcnQ=\n", "line 1 is a key of 5 bytes; expected 32"},
+	} {
+		writeFile(t, dir, "sealing", c.sealing)
+		writeFile(t, dir, "hmac", c.hmac)
+		_, err := Load(writeFile(t, dir, "broker.yaml", strings.ReplaceAll(redis, "DIR", dir)), nil)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", name, err, c.want)
+		}
+		if err != nil && (strings.Contains(err.Error(), "secret words") || strings.Contains(err.Error(), "c2hv")) {
+			t.Errorf("%s: the error holds the secret: %v", name, err)
+		}
 	}
 }

@@ -53,7 +53,7 @@ type Issuer struct {
 	Skew time.Duration `yaml:"skew"`
 	// MaxLifetime is the longest life (`exp` - `iat`) of a token: 1s to 24h. Default 1h.
 	MaxLifetime time.Duration `yaml:"max_lifetime"`
-	// SingleUse takes each token once: `jti` is required and remembered. It needs replicas: single. Default false.
+	// SingleUse takes each token once: `jti` is required and remembered, in Redis where replicas are many. Default false.
 	SingleUse bool `yaml:"single_use"`
 	// Attributes of the identity, by name (^[a-z][a-z0-9_]{0,62}$), and the claims they come from; at most 64. Default none.
 	Attributes map[string]Attribute `yaml:"attributes"`
@@ -180,9 +180,6 @@ func (v *validator) tokenForm(path string, i *Issuer) {
 	v.algorithms(path+".algorithms", i.Algorithms)
 	v.duration(path+".skew", i.Skew, time.Second, time.Minute)
 	v.duration(path+".max_lifetime", i.MaxLifetime, time.Second, 24*time.Hour)
-	if i.SingleUse && v.Replicas != ReplicasSingle {
-		v.fault(path+".single_use", "each broker remembers its own tokens alone; expected replicas: single with it")
-	}
 }
 
 func (v *validator) types(path string, types []string) {

@@ -34,6 +34,12 @@ func (c *Config) Warnings() []string {
 			warn("exchangers.%s: dangerous: true: its credentials may do what MinIO's policies allow beyond objects: administer it, or make keys that never end", name)
 		}
 	}
+	for _, a := range c.Redis.plaintext() {
+		warn("redis.addresses: %s is plaintext: whoever is on the way gets Redis's password, and can keep replicas from sharing what they mint", a)
+	}
+	if c.Replicas == ReplicasSingle && c.Redis.Enabled() {
+		warn("replicas: single, and there is a Redis: a second replica's issuer keys would not be published")
+	}
 	if len(c.Issuers) == 0 {
 		warn("issuers: there are none: nobody can prove an identity")
 	}

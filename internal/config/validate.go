@@ -70,11 +70,7 @@ func (v *validator) derive() {
 }
 
 func (v *validator) all() {
-	if v.Replicas == "many" {
-		v.fault("replicas", `"many" is not offered yet, since it takes a store that the brokers share; expected single`)
-	} else {
-		v.oneOf("replicas", v.Replicas, ReplicasSingle)
-	}
+	v.redis()
 	if v.Issuer.URL != "" {
 		v.url("issuer.url", v.Issuer.URL, v.Issuer.InsecurePlaintext, noSlash)
 	}
@@ -86,6 +82,7 @@ func (v *validator) all() {
 	v.required("audit.path", v.Audit.Path)
 	within(v, "limits.max_in_flight", v.Limits.MaxInFlight, 1, 1<<16)
 	within(v, "limits.max_mints", v.Limits.MaxMints, 1, 100_000)
+	within(v, "limits.max_unshared_mints", v.Limits.MaxUnsharedMints, 1, 1024)
 	v.duration("limits.request_timeout", v.Limits.RequestTimeout, 100*time.Millisecond, time.Minute)
 	v.duration("shutdown.drain", v.Shutdown.Drain, 0, time.Minute)
 	v.duration("shutdown.deadline", v.Shutdown.Deadline, time.Second, 10*time.Minute)

@@ -15,6 +15,10 @@ func anExchanger(more string) string {
 	return "exchangers: {m: {kind: minio-web-identity, client_id: c, " + more + "}}"
 }
 
+func aRedis(more string) string {
+	return "redis: {addresses: ['127.0.0.1:6379'], sealing_keys_file: a, key_hmac_keys_file: b, " + more + "}"
+}
+
 func many(n int, format string) string {
 	entries := make([]string, n)
 	for i := range entries {
@@ -42,6 +46,27 @@ func TestBounds(t *testing.T) {
 		{"limits: {max_mints: 100000}", "limits: {max_mints: 100001}", "limits.max_mints"},
 		{"limits: {request_timeout: 100ms}", "limits: {request_timeout: 99ms}", "limits.request_timeout"},
 		{"limits: {request_timeout: 60s}", "limits: {request_timeout: 1m1ms}", "limits.request_timeout"},
+		{"limits: {max_unshared_mints: 1}", "limits: {max_unshared_mints: 0}", "limits.max_unshared_mints"},
+		{"limits: {max_unshared_mints: 1024}", "limits: {max_unshared_mints: 1025}", "limits.max_unshared_mints"},
+		{aRedis("timeout: 10ms"), aRedis("timeout: 9ms"), "redis.timeout"},
+		{aRedis("timeout: 5s"), aRedis("timeout: 5001ms"), "redis.timeout"},
+		{aRedis("db: 1023"), aRedis("db: 1024"), "redis.db"},
+		{aRedis("db: 0"), aRedis("db: -1"), "redis.db"},
+		{aRedis("prefix: a-b_c9"), aRedis("prefix: 'a:b'"), "redis.prefix"},
+		{aRedis("mode: cluster"), aRedis("mode: cluster, db: 1"), "redis.db"},
+		{aRedis("mode: sentinel, master_name: m"), aRedis("mode: sentinel"), "redis.master_name"},
+		{aRedis("mode: sentinel, master_name: m, sentinel_username: u"), aRedis("sentinel_username: u"), "redis.mode"},
+		{aRedis("tls: {enabled: true, cert_file: c, key_file: k}"), aRedis("tls: {enabled: true, key_file: k}"), "redis.tls.key_file"},
+		{aRedis("tls: {enabled: true, server_name: r}"), aRedis("tls: {server_name: r}"), "redis.tls.enabled"},
+		{"redis: {addresses: ['redis:1'], insecure_plaintext: true, sealing_keys_file: a, key_hmac_keys_file: b}", "redis: {addresses: ['redis:1'], sealing_keys_file: a, key_hmac_keys_file: b}", "redis.addresses[0]"},
+		{"redis: {addresses: ['redis:1'], tls: {enabled: true}, sealing_keys_file: a, key_hmac_keys_file: b}", "redis: {addresses: ['redis:0'], tls: {enabled: true}, sealing_keys_file: a, key_hmac_keys_file: b}", "redis.addresses[0]"},
+		{aRedis("mode: cluster"), "redis: {addresses: ['127.0.0.1:1', '127.0.0.1:2'], sealing_keys_file: a, key_hmac_keys_file: b}", "redis.addresses"},
+		{aRedis("mode: cluster") + "\nreplicas: many", "replicas: many", "replicas"},
+		{aRedis("db: 0"), "redis: {addresses: ['127.0.0.1:1'], key_hmac_keys_file: b}", "redis.sealing_keys_file"},
+		{aRedis("db: 0"), "redis: {addresses: ['127.0.0.1:1'], sealing_keys_file: a}", "redis.key_hmac_keys_file"},
+		{aRedis("db: 0"), "redis: {addresses: ['127.0.0.1:1'], sealing_keys_file: a, key_hmac_keys_file: a}", "redis.key_hmac_keys_file"},
+		{aRedis("db: 0"), "redis: {timeout: 1s}", "redis.addresses"},
+		{"redis: {addresses: [" + many(32, "'127.0.0.1:1%02d'") + "], mode: cluster, sealing_keys_file: a, key_hmac_keys_file: b}", "redis: {addresses: [" + many(33, "'127.0.0.1:1%02d'") + "], mode: cluster, sealing_keys_file: a, key_hmac_keys_file: b}", "redis.addresses"},
 		{"shutdown: {drain: 60s}", "shutdown: {drain: 60001ms}", "shutdown.drain"},
 		{"shutdown: {deadline: 1s}", "shutdown: {deadline: 999ms}", "shutdown.deadline"},
 		{"shutdown: {deadline: 10m}", "shutdown: {deadline: 10m1s}", "shutdown.deadline"},

@@ -20,6 +20,8 @@ type Metrics struct {
 	latency   *prometheus.HistogramVec
 	exchanges *prometheus.CounterVec
 	exchange  *prometheus.HistogramVec
+	redis     *prometheus.CounterVec
+	redisTime *prometheus.HistogramVec
 	audit     prometheus.Counter
 	reloads   *prometheus.CounterVec
 	reloaded  prometheus.Gauge
@@ -47,6 +49,15 @@ func New(version string) *Metrics {
 			Help:    "Time of an exchange with its retries, by exchanger.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}, []string{"exchanger"}),
+		redis: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "credbroker_redis_operations_total",
+			Help: "Operations on Redis by operation and outcome (ok, error, skipped while Redis is away). Operation open with outcome error is a value that was not sealed by this installation.",
+		}, []string{"operation", "outcome"}),
+		redisTime: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "credbroker_redis_operation_duration_seconds",
+			Help:    "Time of an operation on Redis that got an answer, by operation.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+		}, []string{"operation"}),
 		audit: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "credbroker_audit_write_errors_total",
 			Help: "Writes to the audit log that failed.",
@@ -64,7 +75,7 @@ func New(version string) *Metrics {
 		Name: "credbroker_build_info", Help: "Always 1; the label tells the version.", ConstLabels: prometheus.Labels{"version": version},
 	})
 	info.Set(1)
-	m.Registry.MustRegister(m.requests, m.latency, m.exchanges, m.exchange, m.audit, m.reloads, m.reloaded, info,
+	m.Registry.MustRegister(m.requests, m.latency, m.exchanges, m.exchange, m.redis, m.redisTime, m.audit, m.reloads, m.reloaded, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -79,6 +90,14 @@ func (m *Metrics) Observe(o broker.Outcome) {
 func (m *Metrics) Exchanged(exchanger, outcome string, took time.Duration) {
 	m.exchanges.WithLabelValues(exchanger, outcome).Inc()
 	m.exchange.WithLabelValues(exchanger).Observe(took.Seconds())
+}
+
+// RedisOperation counts one operation on Redis.
+func (m *Metrics) RedisOperation(operation, outcome string, took time.Duration) {
+	m.redis.WithLabelValues(operation, outcome).Inc()
+	if outcome == "ok" {
+		m.redisTime.WithLabelValues(operation).Observe(took.Seconds())
+	}
 }
 
 // AuditFailed counts a failed write to the audit log.
