@@ -90,7 +90,7 @@ type Entry struct {
 
 // Log accepts entries.
 type Log interface {
-	// Record returns once the entry was accepted by write(2), or ErrUnavailable, after at most a second. It is safe
-	// for concurrent use.
+	// Record returns once the entry was accepted by write(2), or ErrUnavailable: after a second or two if the log is
+	// stalled, after five if it is behind. It is safe for concurrent use.
 	Record(ctx context.Context, e Entry) error
 }

@@ -252,3 +252,39 @@ func TestReopenGivesUpOnAStalledWrite(t *testing.T) {
 	record(t, w, "r")
 	_ = w.Close()
 }
+
+// sluggish takes a while for each write.
+type sluggish struct {
+	each time.Duration
+	n    int
+}
+
+func (s *sluggish) Write(b []byte) (int, error) { time.Sleep(s.each); s.n++; return len(b), nil }
+func (s *sluggish) Close() error                { return nil }
+
+// A burst that takes several writes is no reason to refuse, as long as each of them comes to an end.
+func TestABacklogIsWaitedFor(t *testing.T) {
+	for _, c := range []struct {
+		each    time.Duration
+		refused bool
+	}{{600 * time.Millisecond, false}, {890 * time.Millisecond, true}} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWriter(&sluggish{each: c.each}, false, Config{})
+			var wait sync.WaitGroup
+			var refused atomic.Int32
+			start := time.Now()
+			for range 6 * batchLimit {
+				wait.Go(func() {
+					if w.Record(t.Context(), entry("r")) != nil {
+						refused.Add(1)
+					}
+				})
+			}
+			wait.Wait()
+			if (refused.Load() > 0) != c.refused || time.Since(start) > maxBacklog {
+				t.Errorf("writes of %s: %d refused, after %s", c.each, refused.Load(), time.Since(start))
+			}
+			_ = w.Close()
+		})
+	}
+}

@@ -11,8 +11,10 @@ import (
 )
 
 const (
-	// maxWait is how long Record waits for its entry to be accepted.
+	// maxWait is how long a write may take until the log counts as stalled; Record then waits no longer.
 	maxWait = time.Second
+	// maxBacklog is how long Record waits while writes go on: a burst on a busy machine is no reason to refuse.
+	maxBacklog = 5 * time.Second
 	// retryEvery is how often a log that failed is tried while no entry comes to try it: a broker that isn't ready
 	// since its log failed gets no calls, and would never be ready again.
 	retryEvery = 2 * time.Second
@@ -102,16 +104,28 @@ func (w *Writer) Record(ctx context.Context, e Entry) error {
 	}
 	timer := time.NewTimer(maxWait)
 	defer timer.Stop()
-	select {
-	case err := <-p.result:
-		return err
-	case <-timer.C:
-		return p.giveUp(fmt.Errorf("%w: not written within %s", ErrUnavailable, maxWait))
-	case <-ctx.Done():
-		return p.giveUp(fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err()))
-	case <-w.done:
-		return p.giveUp(errClosed)
+	for waited := maxWait; ; waited += maxWait {
+		select {
+		case err := <-p.result:
+			return err
+		case <-timer.C:
+			// The write that this entry waits for may have begun a moment after it came.
+			if waited >= maxBacklog || w.writingFor(maxWait*9/10) {
+				return p.giveUp(fmt.Errorf("%w: not written within %s", ErrUnavailable, waited))
+			}
+			timer.Reset(maxWait)
+		case <-ctx.Done():
+			return p.giveUp(fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err()))
+		case <-w.done:
+			return p.giveUp(errClosed)
+		}
 	}
+}
+
+// writingFor says that one write has taken so long already.
+func (w *Writer) writingFor(d time.Duration) bool {
+	at := w.writingAt.Load()
+	return at != 0 && time.Since(time.Unix(0, at)) >= d
 }
 
 func (w *Writer) enqueue(p *pending) error {
@@ -261,7 +275,7 @@ func (w *Writer) Healthy() error {
 	if err := w.lastErr.Load(); err != nil {
 		return *err
 	}
-	if at := w.writingAt.Load(); at != 0 && time.Since(time.Unix(0, at)) > maxWait {
+	if w.writingFor(maxWait) {
 		return fmt.Errorf("%w: a write has been stalled for more than %s", ErrUnavailable, maxWait)
 	}
 	return nil
