@@ -33,10 +33,13 @@ const (
 	// noticeLife is how long a notice counts: so long other replicas serve the keys of one that can't reach the board.
 	noticeLife = 24 * time.Hour
 	// postEvery is how often a notice is put up anew, postAgain how soon after a failure.
-	postEvery = 30 * time.Second
+	postEvery = 10 * time.Second
 	postAgain = time.Second
 	// readEvery is the least time between two looks at the board, however often the JWK set is asked for.
 	readEvery = 50 * time.Millisecond
+	// missingFor is how long a replica's keys are served after its notice went missing: a Redis that was restarted empty, or
+	// lost its last writes, has it again by then if the replica lives.
+	missingFor = time.Minute
 	// boardTimeout bounds one look or post.
 	boardTimeout = 2 * time.Second
 	// maxReplicas is how many replicas' keys are served: those whose notices are newest, so that the notices of replicas that
@@ -73,8 +76,10 @@ type replicas struct {
 
 // foreign are the public keys of another replica.
 type foreign struct {
+	replica      string
 	posted, ends int64
-	keys         []*key // without private keys
+	keys         []*key    // without private keys
+	seen         time.Time // when it was last on the board
 }
 
 func newReplicas(board Board) *replicas {
@@ -190,6 +195,12 @@ func (i *Issuer) look(ctx context.Context) {
 		case err != nil:
 			i.cfg.Log.Warn("another replica's issuer keys not served", "replica", replica, "error", err)
 		default:
+			f.seen = now
+			others = append(others, f)
+		}
+	}
+	for _, f := range *r.others.Load() {
+		if _, there := notices[f.replica]; !there && now.Sub(f.seen) < missingFor {
 			others = append(others, f)
 		}
 	}
@@ -221,7 +232,7 @@ func parseNotice(replica string, data []byte, now time.Time) (foreign, error) {
 	case len(n.Keys) == 0 || len(n.Keys) > 3:
 		return foreign{}, errors.New("it holds " + strconv.Itoa(len(n.Keys)) + " keys")
 	}
-	f := foreign{posted: n.Posted, ends: n.Ends}
+	f := foreign{replica: replica, posted: n.Posted, ends: n.Ends}
 	for _, p := range n.Keys {
 		if err := onCurve(p); err != nil {
 			return foreign{}, err

@@ -131,8 +131,33 @@ func TestEveryReplicaServesTheKeysOfAll(t *testing.T) {
 			t.Error(err)
 		}
 		stopTwo()
+		time.Sleep(missingFor - time.Second)
+		if !serves(t, one, two) {
+			t.Error("the keys of a replica whose notice went missing are gone at once")
+		}
+		time.Sleep(time.Second)
 		if serves(t, one, two) {
 			t.Error("the keys of a replica that stopped are still served")
+		}
+	})
+}
+
+// A Redis that comes back empty must not make a replica's keys unknown to the others.
+func TestNoKeyIsUnknownWhenTheBoardForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &board{notices: map[string][]byte{}}
+		one, _ := replica(t, b, time.Hour)
+		two, _ := replica(t, b, time.Hour)
+		synctest.Wait()
+		_ = served(t, one)
+		b.mu.Lock()
+		clear(b.notices)
+		b.mu.Unlock()
+		for range 60 {
+			if !serves(t, one, two) {
+				t.Fatal("the other's keys aren't served")
+			}
+			time.Sleep(2 * time.Second)
 		}
 	})
 }
