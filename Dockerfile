@@ -9,8 +9,10 @@ WORKDIR /src
 ENV CGO_ENABLED=0 GOTOOLCHAIN=local
 COPY go.mod go.sum ./
 RUN go mod download
+COPY *.go ./
 COPY cmd cmd
 COPY internal internal
+COPY prove prove
 COPY proto proto
 ARG VERSION=
 RUN go build -trimpath -ldflags "-X main.version=${VERSION}" -o /out/broker ./cmd/broker

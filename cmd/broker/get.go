@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/credbroker/credbroker"
 )
 
 func newGetCommand() *cobra.Command {
@@ -38,18 +40,21 @@ Formats:
 			if !profileName.MatchString(profile) {
 				return &usageError{fmt.Errorf("--profile may hold letters, digits, '.', '_' and '-'"), c.CommandPath()}
 			}
-			policy := ""
+			var opts []credbroker.RoleOption
 			if policyFile != "" {
 				data, err := os.ReadFile(policyFile)
 				if err != nil {
 					return err
 				}
-				policy = string(data)
+				opts = append(opts, credbroker.WithPolicy(string(data)))
 			}
 			if ttl%time.Second != 0 || ttl < 0 {
 				return &usageError{fmt.Errorf("--ttl is %s; whole seconds are expected, as in 900s or 15m", ttl), c.CommandPath()}
 			}
-			got, err := client.issue(c, policy, ttl)
+			if ttl > 0 {
+				opts = append(opts, credbroker.WithTTL(ttl))
+			}
+			got, err := client.issue(c, opts...)
 			if err != nil {
 				return err
 			}
@@ -78,7 +83,7 @@ In ~/.aws/config:
   credential_process = broker credential-process --endpoint https://broker.internal:8443 --token-file /run/token --role reports`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			got, err := client.issue(c, "", 0)
+			got, err := client.issue(c)
 			if err != nil {
 				return err
 			}

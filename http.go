@@ -1,0 +1,148 @@
+package credbroker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/credbroker/credbroker/internal/secret"
+	"github.com/credbroker/credbroker/prove"
+)
+
+const (
+	// maxAnswer bounds an answer in bytes, in either protocol. A broker's are a few KiB.
+	maxAnswer = 256 << 10
+	// connectTimeout bounds a connection, and again its TLS handshake.
+	connectTimeout = 5 * time.Second
+	// idleTimeout closes connections that have nothing to do. The calls of one client are minutes apart, and a connection that was
+	// kept for so long may lead to a broker that is gone.
+	idleTimeout = 30 * time.Second
+)
+
+// httpTransport speaks the HTTP API: internal/server/openapi.yaml.
+type httpTransport struct {
+	url, host, userAgent string
+	client               *http.Client
+}
+
+func newHTTP(at endpoint, userAgent string) *httpTransport {
+	return &httpTransport{
+		url: at.url.JoinPath("/v1/credentials").String(), host: at.url.Host, userAgent: userAgent,
+		client: &http.Client{
+			Transport: &http.Transport{
+				TLSClientConfig:     at.tls,
+				DialContext:         (&net.Dialer{Timeout: connectTimeout}).DialContext,
+				TLSHandshakeTimeout: connectTimeout,
+				IdleConnTimeout:     idleTimeout,
+				ForceAttemptHTTP2:   true,
+				HTTP2:               &http.HTTP2Config{SendPingTimeout: connectTimeout, PingTimeout: connectTimeout},
+			},
+			// The proof goes where it was meant to go, and nowhere else.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+func (t *httpTransport) close() { t.client.CloseIdleConnections() }
+
+func (t *httpTransport) issue(ctx context.Context, proof prove.Proof, w want) (Credentials, error) {
+	req, err := t.request(ctx, proof, w)
+	if err != nil {
+		return Credentials{}, err
+	}
+	resp, err := t.client.Do(req)
+	if err != nil {
+		return Credentials{}, unreachable(t.host, withoutURL(err))
+	}
+	defer resp.Body.Close() //nolint:errcheck // read-only
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return Credentials{}, unreachable(t.host, fmt.Errorf("the answer broke off: %w", err))
+	}
+	if resp.StatusCode != http.StatusOK {
+		return Credentials{}, t.refusal(resp, answer)
+	}
+	var body struct {
+		AccessKeyID     string    `json:"access_key_id"`
+		SecretAccessKey string    `json:"secret_access_key"`
+		SessionToken    string    `json:"session_token"`
+		ExpiresAt       time.Time `json:"expires_at"`
+		Role            string    `json:"role"`
+		RequestID       string    `json:"request_id"`
+	}
+	err = json.Unmarshal(answer, &body)
+	got := Credentials{
+		AccessKeyID: body.AccessKeyID, SecretAccessKey: secret.New(body.SecretAccessKey), SessionToken: secret.New(body.SessionToken),
+		Expires: body.ExpiresAt, Role: body.Role, RequestID: body.RequestID,
+	}
+	if err != nil || !got.sound() { // the error could repeat a part of the answer
+		return Credentials{}, &errNotBroker{"the answer holds no credentials", "HTTP"}
+	}
+	return got, nil
+}
+
+func (t *httpTransport) request(ctx context.Context, proof prove.Proof, w want) (*http.Request, error) {
+	if proof.Kind() != prove.OIDC {
+		return nil, fmt.Errorf("credbroker: proofs of kind %q can't be sent over HTTP", proof.Kind())
+	}
+	data, err := json.Marshal(struct {
+		Role       string `json:"role"`
+		Policy     string `json:"policy,omitzero"`
+		TTLSeconds int64  `json:"ttl_seconds,omitzero"`
+	}{w.role, w.policy, int64(w.ttl / time.Second)})
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.url, bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", "Bearer "+proof.Reveal())
+	req.Header.Set("User-Agent", t.userAgent)
+	// Not sent: it tells net/http that the call may be repeated on a new connection if the broker closed the old one just now.
+	req.Header["Idempotency-Key"] = nil
+	return req, nil
+}
+
+// refusal turns an answer other than 200 into an error.
+func (t *httpTransport) refusal(resp *http.Response, answer []byte) error {
+	var body struct {
+		Error struct {
+			Code      Code   `json:"code"`
+			Message   string `json:"message"`
+			RequestID string `json:"request_id"`
+			Retryable bool   `json:"retryable"`
+		} `json:"error"`
+	}
+	if err := json.Unmarshal(answer, &body); err != nil || !body.Error.Code.sane() {
+		text := fmt.Sprintf("HTTP status %d in words of its own", resp.StatusCode)
+		switch resp.StatusCode {
+		case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+			return unreachable(t.host, errors.New(text)) // a gateway before it
+		}
+		return &errNotBroker{text, "HTTP"}
+	}
+	refusal := &Error{Code: body.Error.Code, Message: body.Error.Message, RequestID: body.Error.RequestID, Retryable: body.Error.Retryable}
+	if seconds, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 31); err == nil && refusal.Retryable {
+		refusal.RetryAfter = time.Duration(seconds) * time.Second
+	}
+	return refusal
+}
+
+// withoutURL drops what net/http puts around an error, which repeats the URL.
+func withoutURL(err error) error {
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
+		return wrapped.Err
+	}
+	return err
+}
