@@ -105,6 +105,13 @@ func (b *Broker) WriteConfig(text string) {
 // Start runs the broker and waits until it is ready. It may be called again after Stop: ports and files stay.
 func (b *Broker) Start() {
 	b.t.Helper()
+	b.Launch()
+	b.WaitReady()
+}
+
+// Launch starts the process and doesn't wait until it is ready.
+func (b *Broker) Launch() {
+	b.t.Helper()
 	log, err := os.OpenFile(b.LogFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		b.t.Fatal(err)
@@ -119,6 +126,11 @@ func (b *Broker) Start() {
 	}
 	b.exited = make(chan error, 1)
 	go func(cmd *exec.Cmd, exited chan error) { exited <- cmd.Wait() }(b.cmd, b.exited)
+}
+
+// WaitReady waits until /readyz says that calls may come.
+func (b *Broker) WaitReady() {
+	b.t.Helper()
 	Eventually(b.t, 20*time.Second, "broker ready", func() error {
 		select {
 		case err := <-b.exited:
