@@ -3,6 +3,7 @@ package deploytest
 import (
 	"net"
 	"net/url"
+	"os/exec"
 	"path"
 	"regexp"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/credbroker/credbroker/internal/brokertest"
 	"github.com/credbroker/credbroker/internal/config"
 )
 
@@ -245,9 +247,26 @@ func TestDockerfile(t *testing.T) {
 	all := files(t, ".", "*")
 	for _, m := range regexp.MustCompile(`(?m)^COPY ([^-\n].*) \S+$`).FindAllStringSubmatch(text, -1) {
 		for source := range strings.FieldsSeq(m[1]) {
-			if !slices.ContainsFunc(all, func(f string) bool { return f == source || strings.HasPrefix(f, source+"/") }) {
+			copied := func(f string) bool {
+				matches, _ := path.Match(source, f)
+				return matches || strings.HasPrefix(f, source+"/")
+			}
+			if !slices.ContainsFunc(all, copied) {
 				t.Errorf("COPY %s: it isn't there", source)
 			}
+			all = slices.DeleteFunc(all, copied)
+		}
+	}
+	// What the program is made of is copied, then.
+	list := exec.Command("go", "list", "-deps", "-f", `{{if not .Standard}}{{$d := .}}{{range .GoFiles}}{{$d.Dir}}/{{.}}{{"\n"}}{{end}}{{end}}`, "./cmd/broker")
+	list.Dir = brokertest.ModuleRoot(t)
+	sources, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for source := range strings.Lines(string(sources)) {
+		if ours, ok := strings.CutPrefix(strings.TrimSpace(source), list.Dir+"/"); ok && slices.Contains(all, ours) {
+			t.Errorf("%s isn't copied", ours)
 		}
 	}
 	program := regexp.MustCompile(`ENTRYPOINT \["(.*)"\]`).FindStringSubmatch(last)[1]
