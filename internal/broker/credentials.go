@@ -2,9 +2,11 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/credbroker/credbroker/internal/attest"
@@ -29,14 +31,52 @@ func (b *Broker) credentials(ctx context.Context, d *decision, grant policy.Gran
 		}
 		return c, true, nil
 	}
+	var caller departure
+	entry := d.Entry
 	c, minted, err := b.cfg.Store.Fetch(ctx, cache.Wanted{
 		Names: b.cfg.Keyer.Names(parts...), Flight: b.flightKey(parts, grant, id),
 		Usable: func(c exchange.Credentials) bool { return usable(c, grant, id, b.cfg.Now()) },
 		Mint: func(ctx context.Context) (exchange.Credentials, error) {
-			return b.mint(ctx, exchanger, exchange.Request{Identity: id, Grant: grant, Correlation: corr})
+			start := b.cfg.Now()
+			c, err := b.mint(ctx, exchanger, exchange.Request{Identity: id, Grant: grant, Correlation: corr})
+			if err == nil && caller.minted(c) {
+				err = b.recordMint(decision{entry}, start, c, nil)
+			}
+			return c, err
 		},
 	})
+	if err != nil {
+		if c, ok := caller.leave(); ok {
+			err = errors.Join(err, b.recordMint(decision{entry}, entry.Time, c, nil))
+		}
+	}
 	return c, err == nil && !minted, err
+}
+
+// departure settles who audits what was minted for a caller that left meanwhile: others will be handed it.
+type departure struct {
+	mu   sync.Mutex
+	left bool
+	made *exchange.Credentials
+}
+
+// minted notes the credentials and says whether their caller has left.
+func (p *departure) minted(c exchange.Credentials) (left bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.made = &c
+	return p.left
+}
+
+// leave notes that the caller leaves without credentials, and returns those that were minted for it, if any were.
+func (p *departure) leave() (exchange.Credentials, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left = true
+	if p.made == nil {
+		return exchange.Credentials{}, false
+	}
+	return *p.made, true
 }
 
 // flightKey tells apart what can't share an exchange: credentials that end with the proof are of no use to a caller whose

@@ -100,7 +100,7 @@ func (b *Broker) renew(d *decision, old exchange.Credentials, grant policy.Grant
 			Mint: func(ctx context.Context) (exchange.Credentials, error) {
 				start := b.cfg.Now()
 				c, err := b.mint(ctx, exchanger, exchange.Request{Identity: id, Grant: grant, Correlation: corr})
-				return c, b.recordRenewal(decision{entry}, start, c, err)
+				return c, b.recordMint(decision{entry}, start, c, err)
 			},
 		})
 		if err != nil {
@@ -109,8 +109,9 @@ func (b *Broker) renew(d *decision, old exchange.Credentials, grant policy.Grant
 	}()
 }
 
-// recordRenewal audits a renewal as a mint of its own. What can't be audited isn't kept.
-func (b *Broker) recordRenewal(d decision, start time.Time, c exchange.Credentials, err error) error {
+// recordMint audits an exchange that no caller waits for: a renewal, or one whose caller left. What can't be audited isn't
+// kept.
+func (b *Broker) recordMint(d decision, start time.Time, c exchange.Credentials, err error) error {
 	d.Time, d.Decision, d.Latency = start, outcome(err), b.cfg.Now().Sub(start)
 	if err == nil {
 		d.granted(c, false)

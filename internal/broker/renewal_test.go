@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -236,5 +237,40 @@ func TestAnotherHMACKeyMakesOtherKeys(t *testing.T) {
 	keyer.Replace([]secret.Secret{secret.New(strings.Repeat("x", 32))})
 	if w.issue(t, "alice|finance", "reports"); w.backend.count() != 2 {
 		t.Errorf("%d exchanges", w.backend.count())
+	}
+}
+
+// What was minted for a caller that left is handed to others: the audit log must know of it, once.
+func TestAMintWhoseCallerLeftIsAudited(t *testing.T) {
+	w := newWorld(t)
+	w.backend.wait = make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error)
+	go func() {
+		_, err := w.Issue(ctx, ask("alice|finance", "reports"))
+		failed <- err
+	}()
+	w.backend.wait <- struct{}{} // it is at the back-end
+	cancel()
+	if err := <-failed; !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	w.backend.wait <- struct{}{}
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		w.audit.mu.Lock()
+		n := len(w.audit.entries)
+		w.audit.mu.Unlock()
+		if n == 2 || time.Now().After(deadline) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	e := w.audit.last(t)
+	if len(w.audit.entries) != 2 || e.Event != "issue_credentials" || e.Result != "mint" || e.Decision != audit.Allowed || e.AccessKeyID != "AK1" || e.Identity.Subject != "alice" {
+		t.Errorf("%d entries, the last %+v", len(w.audit.entries), e)
+	}
+	w.backend.wait = nil
+	if key := w.issue(t, "alice|finance", "reports"); key != "AK1" || w.audit.last(t).Result != "hit" {
+		t.Errorf("then %s, a %s", key, w.audit.last(t).Result)
 	}
 }
