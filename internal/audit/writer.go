@@ -24,6 +24,8 @@ const (
 	queueBytes = 32 << 20
 	// batchLimit bounds the entries of one write.
 	batchLimit = 1024
+	// keepLine is the largest line whose memory is kept.
+	keepLine = 8 << 10
 	// keepBuffer is the largest write buffer that is kept for the next write.
 	keepBuffer = 4 << 20
 )
@@ -45,6 +47,7 @@ type Writer struct {
 	queue   chan *pending
 	queued  atomic.Int64 // bytes of the queue and of the write under way
 	reopen  chan *reopening
+	spares  sync.Pool // of *pending
 	closing sync.Once
 	stop    chan struct{}
 	done    chan struct{}
@@ -65,6 +68,17 @@ type pending struct {
 	line    []byte
 	settled atomic.Bool
 	result  chan error
+	timer   *time.Timer
+}
+
+// spare returns a pending that nobody has.
+func (w *Writer) spare() *pending {
+	if p, ok := w.spares.Get().(*pending); ok {
+		return p
+	}
+	p := &pending{line: make([]byte, 0, 1024), result: make(chan error, 1), timer: time.NewTimer(time.Hour)}
+	p.timer.Stop()
+	return p
 }
 
 // reopening hands a new file to run.
@@ -98,25 +112,32 @@ func newWriter(out io.WriteCloser, torn bool, cfg Config) *Writer {
 // Record implements Log. An entry whose caller gave up is not written, unless its write had begun: then it may be, and
 // says truly what was decided, though the result was withheld.
 func (w *Writer) Record(ctx context.Context, e Entry) error {
-	p := &pending{line: appendEntry(make([]byte, 0, 1024), &e), result: make(chan error, 1)}
+	p := w.spare()
+	p.line = appendEntry(p.line[:0], &e)
+	p.settled.Store(false)
 	if err := w.enqueue(p); err != nil {
 		return err
 	}
-	timer := time.NewTimer(maxWait)
-	defer timer.Stop()
+	p.timer.Reset(maxWait)
 	for waited := maxWait; ; waited += maxWait {
 		select {
 		case err := <-p.result:
+			p.timer.Stop()
+			if cap(p.line) <= keepLine {
+				w.spares.Put(p) // its result was taken, so run has done with it
+			}
 			return err
-		case <-timer.C:
+		case <-p.timer.C:
 			// The write that this entry waits for may have begun a moment after it came.
 			if waited >= maxBacklog || w.writingFor(maxWait*9/10) {
 				return p.giveUp(fmt.Errorf("%w: not written within %s", ErrUnavailable, waited))
 			}
-			timer.Reset(maxWait)
+			p.timer.Reset(maxWait)
 		case <-ctx.Done():
+			p.timer.Stop()
 			return p.giveUp(fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err()))
 		case <-w.done:
+			p.timer.Stop()
 			return p.giveUp(errClosed)
 		}
 	}

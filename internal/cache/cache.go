@@ -7,9 +7,7 @@ package cache
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"sync/atomic"
 
@@ -28,7 +26,7 @@ type Key [sha256.Size]byte
 
 // Keyer makes keys with the first of its HMAC keys. It is safe for concurrent use.
 type Keyer struct {
-	keys atomic.Pointer[[]secret.Secret]
+	keys atomic.Pointer[[]secret.MAC]
 }
 
 // NewKeyer returns a Keyer; each key is at least 32 random bytes.
@@ -39,10 +37,16 @@ func NewKeyer(keys ...secret.Secret) *Keyer {
 }
 
 // Replace puts other HMAC keys in force, at least one.
-func (k *Keyer) Replace(keys []secret.Secret) { k.keys.Store(&keys) }
+func (k *Keyer) Replace(keys []secret.Secret) {
+	macs := make([]secret.MAC, len(keys))
+	for i, key := range keys {
+		macs[i] = secret.NewMAC(key)
+	}
+	k.keys.Store(&macs)
+}
 
 // Key is the HMAC-SHA-256 over the parts, each preceded by its length, so that ("ab","c") and ("a","bc") differ.
-func (k *Keyer) Key(parts ...string) Key { return keyed((*k.keys.Load())[0], parts) }
+func (k *Keyer) Key(parts ...string) Key { return (*k.keys.Load())[0].SumParts(parts...) }
 
 // Names are what replicas call one entry while their HMAC keys change.
 type Names struct {
@@ -57,29 +61,16 @@ type Names struct {
 // Names returns the names of the entry with those parts.
 func (k *Keyer) Names(parts ...string) Names {
 	keys := *k.keys.Load()
-	n := Names{Key: keyed(keys[0], parts)}
+	n := Names{Key: keys[0].SumParts(parts...)}
 	n.Lease = n.Key
 	for _, other := range keys[1:] {
-		former := keyed(other, parts)
+		former := Key(other.SumParts(parts...))
 		n.Former = append(n.Former, former)
 		if bytes.Compare(former[:], n.Lease[:]) < 0 {
 			n.Lease = former
 		}
 	}
 	return n
-}
-
-func keyed(key secret.Secret, parts []string) Key {
-	mac := hmac.New(sha256.New, []byte(key.Reveal()))
-	var buf []byte
-	for _, p := range parts {
-		buf = binary.BigEndian.AppendUint64(buf, uint64(len(p)))
-		buf = append(buf, p...)
-	}
-	mac.Write(buf)
-	var sum Key
-	mac.Sum(sum[:0])
-	return sum
 }
 
 // Cache keeps credentials by key. Implementations pass cachetest.Run and are safe for concurrent use.

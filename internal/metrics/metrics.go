@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,6 +17,8 @@ import (
 type Metrics struct {
 	Registry *prometheus.Registry
 
+	// outcomes has the children of the next two, found by one look-up for each call.
+	outcomes  sync.Map // outcomeLabels to outcomeMetrics
 	requests  *prometheus.CounterVec
 	latency   *prometheus.HistogramVec
 	exchanges *prometheus.CounterVec
@@ -80,10 +83,29 @@ func New(version string) *Metrics {
 	return m
 }
 
+// outcomeLabels are what a call is counted by: words from closed sets, so there are few.
+type outcomeLabels struct {
+	event, decision, code, result string
+}
+
+type outcomeMetrics struct {
+	requests prometheus.Counter
+	latency  prometheus.Observer
+}
+
 // Observe counts one call; it is broker.Config's hook.
 func (m *Metrics) Observe(o broker.Outcome) {
-	m.requests.WithLabelValues(o.Event, string(o.Decision), o.Code, o.Result).Inc()
-	m.latency.WithLabelValues(o.Event, o.Result).Observe(o.Latency.Seconds())
+	labels := outcomeLabels{o.Event, string(o.Decision), o.Code, o.Result}
+	found, ok := m.outcomes.Load(labels)
+	if !ok {
+		found, _ = m.outcomes.LoadOrStore(labels, outcomeMetrics{
+			m.requests.WithLabelValues(labels.event, labels.decision, labels.code, labels.result),
+			m.latency.WithLabelValues(labels.event, labels.result),
+		})
+	}
+	by := found.(outcomeMetrics)
+	by.requests.Inc()
+	by.latency.Observe(o.Latency.Seconds())
 }
 
 // Exchanged counts one exchange.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/credbroker/credbroker/internal/attest"
 	"github.com/credbroker/credbroker/internal/broker"
+	"github.com/credbroker/credbroker/internal/exchange"
 	"github.com/credbroker/credbroker/internal/policy"
 	"github.com/credbroker/credbroker/internal/secret"
 	brokerv1 "github.com/credbroker/credbroker/proto/broker/v1"
@@ -62,6 +63,8 @@ func serveGRPC(l *Listener, i interceptors, stopping func()) (*grpc.Server, *Ser
 		}),
 		// Clients may look after their connections, but not by the second.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 15 * time.Second, PermitWithoutStream: true}),
+		// Kept goroutines keep their stacks, which a call's depth would grow anew each time.
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.UnaryInterceptor(i.unary),
 		grpc.StreamInterceptor(i.stream),
 	)
@@ -102,12 +105,34 @@ func admitStreams(requestTimeout time.Duration) tap.ServerInHandle {
 			context.AfterFunc(ctx, func() { open.drop(host) })
 			return ctx, nil
 		}
-		timed, cancel := context.WithTimeout(ctx, readTimeout+requestTimeout)
-		context.AfterFunc(ctx, func() { // the stream's end
-			cancel()
-			open.drop(host)
-		})
-		return timed, nil
+		// The time of the whole call, its message included. The stream's end ends it, too.
+		timed, cancel := context.WithTimeout(ctx, requestTimeout)
+		c := &admitted{cancel: cancel, drop: func() { open.drop(host) }}
+		c.stop = context.AfterFunc(ctx, c.drop)
+		return context.WithValue(timed, admittedKey{}, c), nil
+	}
+}
+
+// admitted is a call whose stream was let in. If its message comes, the interceptor sees to its end; else the end of its
+// stream does, which costs a goroutine.
+type admitted struct {
+	cancel context.CancelFunc // never needed: see above
+	drop   func()
+	stop   func() bool
+	corr   exchange.Correlation
+}
+
+type admittedKey struct{}
+
+func admittedOf(ctx context.Context) *admitted {
+	a, _ := ctx.Value(admittedKey{}).(*admitted)
+	return a
+}
+
+// end is called when the handler is done.
+func (a *admitted) end() {
+	if a.stop() {
+		a.drop()
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -155,10 +156,20 @@ func (c *httpCall) readJSON() ([]byte, error) {
 	return data, nil
 }
 
-// readBody returns the whole body. Memory grows with what arrives, not with what is announced.
+// smallBody is how much memory an announcement alone may take.
+const smallBody = 4 << 10
+
+// readBody returns the whole body. Beyond smallBody, memory grows with what arrives, not with what is announced.
 func (c *httpCall) readBody() ([]byte, error) {
 	if c.r.ContentLength > maxBodyBytes {
 		return nil, invalid("the body is larger than 64 KiB")
+	}
+	if n := c.r.ContentLength; n >= 0 && n <= smallBody { // net/http gives no more than was announced
+		data := make([]byte, n)
+		if _, err := io.ReadFull(c.r.Body, data); err != nil {
+			return nil, invalid("the body broke off")
+		}
+		return data, nil
 	}
 	data, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBodyBytes))
 	if err != nil {
@@ -166,6 +177,8 @@ func (c *httpCall) readBody() ([]byte, error) {
 	}
 	return data, nil
 }
+
+var decoders sync.Pool // of *jsontext.Decoder
 
 func decodeIssue(data []byte) (body, error) {
 	b, err := decodeBody(data, true)
@@ -181,7 +194,15 @@ func decodeExplain(data []byte) (body, error) { return decodeBody(data, false) }
 // errors quote the input and are not passed on.
 func decodeBody(data []byte, issue bool) (body, error) {
 	var b body
-	dec := jsontext.NewDecoder(bytes.NewBuffer(data))
+	dec, ok := decoders.Get().(*jsontext.Decoder)
+	if !ok {
+		dec = new(jsontext.Decoder)
+	}
+	dec.Reset(bytes.NewBuffer(data))
+	defer func() {
+		dec.Reset(bytes.NewBuffer(nil)) // what it holds may be a token
+		decoders.Put(dec)
+	}()
 	if start, err := dec.ReadToken(); err != nil || start.Kind() != '{' {
 		return body{}, invalid("the body is no JSON object")
 	}

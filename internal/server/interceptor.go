@@ -30,6 +30,9 @@ type correlationKey struct{}
 
 // correlationOf is what the interceptor found in the call's metadata.
 func correlationOf(ctx context.Context) exchange.Correlation {
+	if a := admittedOf(ctx); a != nil {
+		return a.corr
+	}
 	corr, _ := ctx.Value(correlationKey{}).(*exchange.Correlation)
 	if corr == nil {
 		return exchange.Correlation{}
@@ -38,9 +41,10 @@ func correlationOf(ctx context.Context) exchange.Correlation {
 }
 
 func (i interceptors) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
+	if a := admittedOf(ctx); a != nil { // its time is limited already
+		defer a.end()
+	}
 	ctx, corr := correlate(ctx)
-	ctx, cancel := context.WithTimeout(ctx, i.opts.RequestTimeout)
-	defer cancel()
 	_ = grpc.SetHeader(ctx, metadata.MD{metaRequestID: {corr.RequestID}}) // it only fails after an answer was sent
 	defer func() {
 		if p := recover(); p != nil {
@@ -68,6 +72,10 @@ func (i interceptors) stream(srv any, ss grpc.ServerStream, info *grpc.StreamSer
 
 func correlate(ctx context.Context) (context.Context, *exchange.Correlation) {
 	corr := correlationOfGRPC(ctx)
+	if a := admittedOf(ctx); a != nil {
+		a.corr = corr
+		return ctx, &a.corr
+	}
 	return context.WithValue(ctx, correlationKey{}, &corr), &corr
 }
 

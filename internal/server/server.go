@@ -36,6 +36,7 @@ const (
 	maxHeaderBytes = 32 << 10
 	maxBodyBytes   = 64 << 10
 	maxStreams     = 256 // of one connection
+	streamWorkers  = 256 // goroutines that serve calls; further calls get one of their own
 	maxOpenStreams = 4096
 	maxWatches     = 64
 )

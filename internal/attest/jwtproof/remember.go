@@ -31,7 +31,10 @@ type remembered struct {
 
 // memory keeps verified tokens. Only tokens that passed every check get in, so nobody but the issuers' subjects can
 // fill it.
-type memory struct{ shards [memoryShards]memoryShard }
+type memory struct {
+	shards  [memoryShards]memoryShard
+	buffers sync.Pool // of *[]byte, for name
+}
 
 type memoryShard struct {
 	mu      sync.RWMutex
@@ -45,6 +48,19 @@ func newMemory() *memory {
 		m.shards[i].entries = map[digestOf]*remembered{}
 	}
 	return m
+}
+
+// name names a token. Hashing a string takes a copy of its bytes, whose memory is kept.
+func (m *memory) name(token string) digestOf {
+	b, ok := m.buffers.Get().(*[]byte)
+	if !ok {
+		b = new([]byte)
+	}
+	*b = append((*b)[:0], token...)
+	sum := sha256.Sum256(*b)
+	clear(*b)
+	m.buffers.Put(b)
+	return sum
 }
 
 // shard picks by the first byte: a digest is as good as random.

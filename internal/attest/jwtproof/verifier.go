@@ -7,7 +7,6 @@ package jwtproof
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -104,7 +103,7 @@ func (v *Verifier) Verify(ctx context.Context, p attest.Proof) (attest.Identity,
 		return attest.Identity{}, fmt.Errorf("%w: kind %q of %d bytes, expected %q of at most %d",
 			attest.ErrMalformed, p.Kind, len(token), attest.KindOIDC, maxToken)
 	}
-	name := digestOf(sha256.Sum256([]byte(token)))
+	name := v.memory.name(token)
 	if id, ok := v.recall(name); ok {
 		return id, nil
 	}
