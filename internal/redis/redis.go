@@ -89,6 +89,7 @@ func New(cfg Config) (*Client, error) {
 		// lease that was taken by a command whose answer was lost would look like another's.
 		MaxRetries: -1, DialerRetries: 1,
 		ReadBufferSize: 8 << 10, WriteBufferSize: 8 << 10,
+		Protocol:                 2, // the third would have every answer looked at for notifications first
 		DisableIdentity:          true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}

@@ -52,7 +52,7 @@ var table = []struct {
 }{
 	{attest.ErrMalformed, unauthenticated},
 	{attest.ErrRejected, unauthenticated},
-	{attest.ErrUnavailable, public{"identity_provider_unavailable", "the proof can't be verified now: its issuer's keys are out of reach", codes.Unavailable, 503, 2 * time.Second}},
+	{attest.ErrUnavailable, public{"identity_provider_unavailable", "the proof can't be verified now: its issuer's keys, or the memory of used proofs, are out of reach", codes.Unavailable, 503, 2 * time.Second}},
 	// One answer for a role that doesn't exist and one that the caller may not use.
 	{policy.ErrDenied, public{"permission_denied", "the role doesn't exist or this identity may not use it", codes.PermissionDenied, 403, 0}},
 	{policy.ErrInvalidPolicy, public{"invalid_policy", "the narrowing policy is not valid", codes.InvalidArgument, 400, 0}},
