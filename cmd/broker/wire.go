@@ -145,7 +145,7 @@ func newVerifiers(cfg *config.Config, previous *jwtproof.Verifier, replay attest
 			Attributes: attributes,
 		}
 	}
-	return jwtproof.New(issuers, jwtproof.Options{Previous: previous, Replay: replay, Log: log})
+	return jwtproof.New(issuers, jwtproof.Options{Previous: previous, Replay: replay, MemoryBytes: cfg.Cache.MaxBytes, Log: log})
 }
 
 // newRulebook compiles what a configuration says about identities and roles.

@@ -67,7 +67,8 @@ type OwnIssuer struct {
 
 // Cache bounds the memory cache of credentials.
 type Cache struct {
-	// MaxBytes is what all entries may take together: 1MiB to 16GiB. Default 64MiB.
+	// MaxBytes is what all entries may take together, and as much what is remembered of verified tokens: 1MiB to 16GiB.
+	// Default 64MiB.
 	MaxBytes int64 `yaml:"max_bytes"`
 }
 

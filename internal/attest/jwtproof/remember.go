@@ -8,11 +8,12 @@ import (
 	"github.com/credbroker/credbroker/internal/attest"
 )
 
-// Bounds of the memory of verified tokens, over all its shards.
 const (
-	maxRemembered      = 65_536
-	maxRememberedBytes = 64 << 20
-	memoryShards       = 64
+	memoryShards = 64
+	// defaultMemoryBytes bounds the memory of verified tokens if nothing else is said.
+	defaultMemoryBytes = 64 << 20
+	// bytesForEach is what there is for one token on the average: it bounds how many there are.
+	bytesForEach = 1024
 )
 
 // digestOf names a token in memory, so that the token itself is not kept.
@@ -32,8 +33,9 @@ type remembered struct {
 // memory keeps verified tokens. Only tokens that passed every check get in, so nobody but the issuers' subjects can
 // fill it.
 type memory struct {
-	shards  [memoryShards]memoryShard
-	buffers sync.Pool // of *[]byte, for name
+	mostEntries, mostBytes int // of a shard
+	shards                 [memoryShards]memoryShard
+	buffers                sync.Pool // of *[]byte, for name
 }
 
 type memoryShard struct {
@@ -42,8 +44,8 @@ type memoryShard struct {
 	bytes   int
 }
 
-func newMemory() *memory {
-	m := &memory{}
+func newMemory(maxBytes int64) *memory {
+	m := &memory{mostEntries: int(maxBytes / bytesForEach / memoryShards), mostBytes: int(maxBytes / memoryShards)}
 	for i := range m.shards {
 		m.shards[i].entries = map[digestOf]*remembered{}
 	}
@@ -83,14 +85,14 @@ func (m *memory) forget(d digestOf) {
 // put remembers an entry, and forgets others where there is no room.
 func (m *memory) put(d digestOf, e *remembered) {
 	e.bytes = sizeOf(e.identity)
-	if e.bytes > maxRememberedBytes/memoryShards {
+	if e.bytes > m.mostBytes {
 		return
 	}
 	s := m.shard(d)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.remove(d)
-	for len(s.entries) >= maxRemembered/memoryShards || s.bytes+e.bytes > maxRememberedBytes/memoryShards {
+	for len(s.entries) >= m.mostEntries || s.bytes+e.bytes > m.mostBytes {
 		s.evict()
 	}
 	s.entries[d] = e

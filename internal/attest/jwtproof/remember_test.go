@@ -24,8 +24,8 @@ func count(m *memory) (entries, bytes int) {
 }
 
 func TestMemoryIsBoundedByCount(t *testing.T) {
-	const perShard = maxRemembered / memoryShards
-	m := newMemory()
+	const perShard = defaultMemoryBytes / bytesForEach / memoryShards
+	m := newMemory(defaultMemoryBytes)
 	for n := range perShard {
 		m.put(nthDigest(n), &remembered{until: time.Unix(int64(n), 0)})
 	}
@@ -54,8 +54,8 @@ func TestMemoryIsBoundedByCount(t *testing.T) {
 }
 
 func TestMemoryIsBoundedByBytes(t *testing.T) {
-	const perShard = maxRememberedBytes / memoryShards
-	m := newMemory()
+	const perShard = defaultMemoryBytes / memoryShards
+	m := newMemory(defaultMemoryBytes)
 	big := attest.Identity{Attrs: map[string][]string{"groups": {strings.Repeat("g", perShard/4)}}}
 	for n := range 20 {
 		m.put(nthDigest(n), &remembered{identity: big})
@@ -78,7 +78,7 @@ func TestMemoryIsBoundedByBytes(t *testing.T) {
 }
 
 func TestMemoryCountsWhatItForgets(t *testing.T) {
-	m := newMemory()
+	m := newMemory(defaultMemoryBytes)
 	for range 2 { // the same one twice is one
 		m.put(nthDigest(1), &remembered{identity: attest.Identity{Subject: "alice"}})
 	}
@@ -90,5 +90,17 @@ func TestMemoryCountsWhatItForgets(t *testing.T) {
 	m.forget(nthDigest(1))
 	if entries, bytes := count(m); entries != 0 || bytes != 0 || m.get(nthDigest(1)) != nil {
 		t.Errorf("%d entries, %d bytes are left", entries, bytes)
+	}
+}
+
+func TestMemoryIsAsLargeAsTold(t *testing.T) {
+	for _, times := range []int{1, 4} {
+		m := newMemory(int64(times) * 64 * bytesForEach * memoryShards)
+		for n := range 1000 {
+			m.put(nthDigest(n), &remembered{})
+		}
+		if entries, _ := count(m); entries != times*64 {
+			t.Errorf("%d entries, expected %d", entries, times*64)
+		}
 	}
 }

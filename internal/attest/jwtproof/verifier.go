@@ -6,6 +6,7 @@
 package jwtproof
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,9 @@ type Options struct {
 	// Replay remembers which single-use tokens were used, for all replicas; nil means that each issuer's are remembered in
 	// this process.
 	Replay attest.Replay
+	// MemoryBytes bounds what is remembered of verified tokens, at about 1 KiB each; 64 MiB if zero. Previous's memory stays
+	// as large as it was.
+	MemoryBytes int64
 }
 
 // Verifier accepts tokens of its issuers. It is safe for concurrent use and holds nothing that needs closing: a fetch
@@ -58,7 +62,7 @@ func New(issuers []Issuer, o Options) (*Verifier, error) {
 	if o.Previous != nil {
 		previous, v.memory = o.Previous.issuers, o.Previous.memory
 	} else {
-		v.memory = newMemory()
+		v.memory = newMemory(cmp.Or(o.MemoryBytes, defaultMemoryBytes))
 	}
 	var faults []error
 	names := map[string]bool{}
