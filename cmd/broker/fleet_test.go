@@ -59,8 +59,8 @@ func newFleetOver(t *testing.T, settings, password string) *fleet {
 	for range 3 {
 		b := brokertest.NewBroker(t, brokertest.BrokerOptions{Env: []string{"CREDBROKER__ISSUER__URL=http://" + balancer.addr}})
 		f.replicas = append(f.replicas, b)
-		balancer.backends = append(balancer.backends, strings.TrimPrefix(b.HTTP, "http://"))
 	}
+	balancer.balance(f.replicas)
 	f.world = &world{t: t, idp: brokertest.NewIDP(t), Broker: f.replicas[0]}
 	f.minio = brokertest.NewMinIO(t, brokertest.MinIOOptions{IssuerURL: "http://" + balancer.addr})
 	f.toMinIO = brokertest.StartProxy(t, strings.TrimPrefix(f.minio.Endpoint, "http://"))
@@ -135,8 +135,16 @@ func writeKeys(t *testing.T, path string, lines ...string) {
 // balancer gives each new connection to the next of its backends that can be reached.
 type balancer struct {
 	addr     string
-	backends []string // set before the first connection
+	backends atomic.Pointer[[]string]
 	next     atomic.Int64
+}
+
+func (b *balancer) balance(replicas []*brokertest.Broker) {
+	var backends []string
+	for _, r := range replicas {
+		backends = append(backends, strings.TrimPrefix(r.HTTP, "http://"))
+	}
+	b.backends.Store(&backends)
 }
 
 func startBalancer(t *testing.T) *balancer {
@@ -167,8 +175,9 @@ func startBalancer(t *testing.T) *balancer {
 
 func (b *balancer) serve(ctx context.Context, client net.Conn) {
 	defer client.Close()
-	for range b.backends {
-		server, err := net.Dial("tcp", b.backends[int(b.next.Add(1))%len(b.backends)])
+	backends := *b.backends.Load()
+	for range backends {
+		server, err := net.Dial("tcp", backends[int(b.next.Add(1))%len(backends)])
 		if err != nil {
 			continue
 		}

@@ -59,7 +59,7 @@ type StoreConfig struct {
 	// MaxUnshared bounds the mints under way at one time while Shared is unavailable; others wait. It is for a back-end that
 	// gets every replica's calls at once then. Required with Shared.
 	MaxUnshared int
-	// WriteTimeout bounds keeping a result in Shared; 1 second if zero.
+	// WriteTimeout bounds keeping a result in Shared, which no caller waits for; 10 seconds if zero.
 	WriteTimeout time.Duration
 	// OnWriteError is told when a result couldn't be kept in Shared; optional.
 	OnWriteError func(error)
@@ -91,7 +91,7 @@ const maxLanding = 256
 // NewStore returns a store.
 func NewStore(cfg StoreConfig) *Store {
 	if cfg.WriteTimeout == 0 {
-		cfg.WriteTimeout = time.Second
+		cfg.WriteTimeout = 10 * time.Second
 	}
 	if cfg.OnWriteError == nil {
 		cfg.OnWriteError = func(error) {}
