@@ -374,4 +374,31 @@ func TestSingleUseTokensAreUsedOnceOnAllReplicas(t *testing.T) {
 	}
 }
 
+// A fleet as it would be run: TLS on both sides, a user of its own with the commands of docs/redis.md.
+func TestAFleetOverTLSWithAnACLUser(t *testing.T) {
+	document, err := os.ReadFile("../../docs/redis.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rules, found := strings.Cut(string(document), "ACL SETUSER broker on >PASSWORD ")
+	rules, _, _ = strings.Cut(rules, "```")
+	if !found {
+		t.Fatal("docs/redis.md has no ACL SETUSER")
+	}
+	redis := brokertest.StartRedis(t, brokertest.RedisOptions{
+		TLS: true, ClientCertificates: true, ACL: []string{"user default off", "user broker on >acl-password " + strings.Join(strings.Fields(rules), " ")},
+	})
+	f := newFleetOver(t, fmt.Sprintf("addresses: [%q], username: broker, tls: {enabled: true, ca_file: %s, cert_file: %s, key_file: %s}",
+		redis.Addr, redis.CAFile, redis.ClientCertFile, redis.ClientKeyFile), "acl-password")
+	f.start()
+	first := f.mustIssue(f.tokenOf(1), "")
+	if again := f.at(2).mustIssue(f.tokenOf(1), ""); again.AccessKeyID != first.AccessKeyID || f.mints() != 1 {
+		t.Errorf("%s and %s by %d mints", first.AccessKeyID, again.AccessKeyID, f.mints())
+	}
+	f.readyzSays(0, "")
+	if denied := strings.TrimSpace(redis.CLI("ACL", "LOG")); denied != "" {
+		t.Errorf("Redis denied: %s", denied)
+	}
+}
+
 var errNotYet = errors.New("not yet")

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -58,11 +57,6 @@ func serve(ctx context.Context, load func() (*config.Config, error), notices ...
 	cfg, err := load()
 	if err != nil {
 		return err
-	}
-	if os.Getenv("GOGC") == "" {
-		// Little lives long here and much is made by each call: at Go's default of 100 the collector takes a tenth of the
-		// processor to save a few megabytes.
-		debug.SetGCPercent(400)
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Log.Level}))
 	p, err := assemble(cfg, load, log, notices)
