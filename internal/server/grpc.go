@@ -105,8 +105,9 @@ func admitStreams(requestTimeout time.Duration) tap.ServerInHandle {
 			context.AfterFunc(ctx, func() { open.drop(host) })
 			return ctx, nil
 		}
-		// The time of the whole call, its message included. The stream's end ends it, too.
-		timed, cancel := context.WithTimeout(ctx, requestTimeout)
+		// The time of the whole call, its message included. It becomes the stream's own, so that ending it by hand would
+		// lose the answer; the stream's end ends it.
+		timed, cancel := context.WithTimeout(ctx, requestTimeout) //nolint:gosec // see above
 		c := &admitted{cancel: cancel, drop: func() { open.drop(host) }}
 		c.stop = context.AfterFunc(ctx, c.drop)
 		return context.WithValue(timed, admittedKey{}, c), nil
@@ -116,7 +117,7 @@ func admitStreams(requestTimeout time.Duration) tap.ServerInHandle {
 // admitted is a call whose stream was let in. If its message comes, the interceptor sees to its end; else the end of its
 // stream does, which costs a goroutine.
 type admitted struct {
-	cancel context.CancelFunc // never needed: see above
+	cancel context.CancelFunc // never called: see above
 	drop   func()
 	stop   func() bool
 	corr   exchange.Correlation
