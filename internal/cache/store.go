@@ -208,9 +208,7 @@ func (s *Store) mint(ctx context.Context, w Wanted, lease Lease) (c exchange.Cre
 		return exchange.Credentials{}, false, err
 	}
 	landed = true
-	if err := s.cfg.Memory.Put(context.WithoutCancel(ctx), w.Names.Key, c); err != nil {
-		return exchange.Credentials{}, false, err
-	}
+	s.remember(ctx, w.Names.Key, c)
 	if lease != nil {
 		s.later(func(ctx context.Context) {
 			if err := lease.Land(ctx, w.Names.Key, c); err != nil {
@@ -223,7 +221,7 @@ func (s *Store) mint(ctx context.Context, w Wanted, lease Lease) (c exchange.Cre
 
 // adopt takes what was found in Shared into memory, and under the key in force if it was found under a former one.
 func (s *Store) adopt(ctx context.Context, key, under Key, c exchange.Credentials) {
-	_ = s.cfg.Memory.Put(context.WithoutCancel(ctx), key, c) // fails for an ended ctx alone
+	s.remember(ctx, key, c)
 	if under != key {
 		s.later(func(ctx context.Context) {
 			if err := s.cfg.Shared.Put(ctx, key, c); err != nil {
@@ -231,6 +229,11 @@ func (s *Store) adopt(ctx context.Context, key, under Key, c exchange.Credential
 			}
 		})
 	}
+}
+
+// remember keeps credentials in memory, which fails for an ended ctx alone.
+func (s *Store) remember(ctx context.Context, key Key, c exchange.Credentials) {
+	_ = s.cfg.Memory.Put(context.WithoutCancel(ctx), key, c)
 }
 
 // later does a write to Shared apart from the caller, or in its time if too many are under way.

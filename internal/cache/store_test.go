@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,9 @@ type shared struct {
 	woken   chan struct{}           // closed at each end of a lease, and made anew
 	err     error
 	putErr  error
-	finds   int
+	// leaseErr is for leases alone.
+	leaseErr error
+	finds    int
 }
 
 const leaseLife = 3 * time.Second
@@ -72,8 +75,8 @@ func (s *shared) Delete(context.Context, cache.Key) error { return nil }
 func (s *shared) Lease(_ context.Context, name cache.Key, keys ...cache.Key) (cache.Lease, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != nil {
-		return nil, s.err
+	if err := cmp.Or(s.err, s.leaseErr); err != nil {
+		return nil, err
 	}
 	l := &lease{shared: s, name: name, woken: s.woken}
 	if time.Now().After(s.holder[name]) {
@@ -137,12 +140,20 @@ type replica struct {
 	life  time.Duration // of what it mints
 	takes time.Duration
 	fail  error
+
+	mu          sync.Mutex
+	writeErrors []error
 }
 
 func newReplica(s cache.Shared) *replica {
 	r := &replica{life: time.Hour, takes: time.Second}
 	r.Store = cache.NewStore(cache.StoreConfig{
 		Memory: cache.NewMemory(cache.MemoryConfig{MaxBytes: 1 << 20}), Flight: cache.NewFlight(cache.FlightConfig{}), Shared: s, MaxUnshared: 2,
+		OnWriteError: func(err error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.writeErrors = append(r.writeErrors, err)
+		},
 	})
 	return r
 }
@@ -380,7 +391,87 @@ func TestAMintThatCantBeSharedIsStillServed(t *testing.T) {
 			t.Errorf("again: %s", key)
 		}
 		ended(t, s, r)
+		if len(r.writeErrors) != 1 || !errors.Is(r.writeErrors[0], s.putErr) {
+			t.Errorf("told of %v", r.writeErrors)
+		}
 	})
+}
+
+// One that is read and takes no writes gives no leases.
+func TestWithoutALeaseEachMintsForItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newShared()
+		s.leaseErr = fmt.Errorf("%w: read-only", cache.ErrUnavailable)
+		r := newReplica(s)
+		if key, minted := r.fetch(t, "a"); key != "AK1" || !minted || r.Stats().Unshared != 1 {
+			t.Errorf("got %s, minted %v, %+v", key, minted, r.Stats())
+		}
+		_ = s.Put(t.Context(), keyer.Key("b"), exchange.Credentials{AccessKeyID: "AKb", Expires: time.Now().Add(time.Hour)})
+		if key, minted := r.fetch(t, "b"); key != "AKb" || minted || len(r.writeErrors) != 0 {
+			t.Errorf("what is there isn't read: %s; told of %v", key, r.writeErrors)
+		}
+	})
+}
+
+func TestAStoreAloneHasItsMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReplica(nil)
+		for n, want := range []bool{true, false} {
+			if key, minted := r.fetch(t, "a"); key != "AK1" || minted != want {
+				t.Errorf("call %d: %s, minted %v", n, key, minted)
+			}
+		}
+		w := r.wanted(keyer, "a")
+		w.Usable = func(c exchange.Credentials) bool { return c.AccessKeyID != "AK1" }
+		if minted, err := r.Renew(t.Context(), w); err != nil || !minted || r.Stats().Unshared != 0 {
+			t.Errorf("minted %v, %v", minted, err)
+		}
+	})
+}
+
+// Whoever waits for another replica waits no longer than a flight may last.
+func TestWaitingForAnotherReplicaEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newShared()
+		s.holder[keyer.Names("a").Lease] = time.Now().Add(time.Hour) // one that is renewed again and again
+		r := newReplica(s)
+		start := time.Now()
+		if _, _, err := r.Fetch(t.Context(), r.wanted(keyer, "a")); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 30*time.Second {
+			t.Errorf("%v after %s", err, time.Since(start))
+		}
+		synctest.Wait()
+	})
+}
+
+// A result that Redis doesn't take in time is given up.
+func TestASlowWriteIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slowShared{newShared()}
+		r := newReplica(s)
+		if _, minted := r.fetch(t, "a"); !minted {
+			t.Error("not minted")
+		}
+		start := time.Now()
+		r.Wait()
+		if took := time.Since(start); took != 10*time.Second {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
+// slowShared gives leases whose results never land.
+type slowShared struct{ *shared }
+
+func (s *slowShared) Lease(ctx context.Context, name cache.Key, keys ...cache.Key) (cache.Lease, error) {
+	l, err := s.shared.Lease(ctx, name, keys...)
+	return slowLease{l}, err
+}
+
+type slowLease struct{ cache.Lease }
+
+func (l slowLease) Land(ctx context.Context, _ cache.Key, _ exchange.Credentials) error {
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 func TestRenewReplacesWhatIsNotUsable(t *testing.T) {
