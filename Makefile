@@ -39,7 +39,11 @@ mutate: ## Break the verifier, the policy and the issuer in each small way and s
 	@scripts/mutate
 
 .PHONY: bench
-bench: ## Run the benchmarks of single packages
+bench: ## Measure speed and memory against the targets, with real MinIO and Redis (ten minutes; docs/performance.md)
+	@scripts/bench
+
+.PHONY: microbench
+microbench: ## Run the benchmarks of single packages
 	go test -run '^$$' -bench . -benchmem ./internal/...
 
 .PHONY: lint
