@@ -269,12 +269,19 @@ func TestWithoutSettingsAFlightEndsAfterThirtySeconds(t *testing.T) {
 }
 
 func TestACallerThatHasGoneStartsNothing(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, _, err := cache.NewFlight(cache.FlightConfig{}).Do(ctx, keyer.Key("a"), func(context.Context) (exchange.Credentials, error) { panic("called") })
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		called := false
+		_, _, err := cache.NewFlight(cache.FlightConfig{}).Do(ctx, keyer.Key("a"), func(context.Context) (exchange.Credentials, error) {
+			called = true
+			return exchange.Credentials{}, nil
+		})
+		synctest.Wait()
+		if !errors.Is(err, context.Canceled) || called {
+			t.Errorf("got %v, called %v", err, called)
+		}
+	})
 }
 
 func BenchmarkFlight(b *testing.B) {

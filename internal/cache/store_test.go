@@ -429,6 +429,19 @@ func TestAStoreAloneHasItsMemory(t *testing.T) {
 	})
 }
 
+func TestWithoutSomebodyToTellAFailedWriteIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newShared()
+		s.putErr = errors.New("out of memory")
+		r := newReplica(s)
+		r.Store = cache.NewStore(cache.StoreConfig{Memory: cache.NewMemory(cache.MemoryConfig{MaxBytes: 1 << 20}), Flight: cache.NewFlight(cache.FlightConfig{}), Shared: s})
+		if _, minted := r.fetch(t, "a"); !minted {
+			t.Error("not minted")
+		}
+		r.Wait()
+	})
+}
+
 // Whoever waits for another replica waits no longer than a flight may last.
 func TestWaitingForAnotherReplicaEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
