@@ -165,9 +165,14 @@ func asBrokerExchangers(cfg *config.Config, exchangers map[string]*minio.Exchang
 	out := make(map[string]broker.Exchanger, len(exchangers))
 	for name, x := range exchangers {
 		e := cfg.Exchangers[name]
-		out[name] = broker.Exchanger{Exchanger: x, Target: e.Kind + " " + e.Endpoint + " " + e.ClientID}
+		out[name] = broker.Exchanger{Exchanger: x, Target: targetOf(e)}
 	}
 	return out
+}
+
+// targetOf is all of an exchanger's configuration that shapes credentials, apart from what is in a grant.
+func targetOf(e config.Exchanger) string {
+	return fmt.Sprintf("%s %s %s dangerous=%t", e.Kind, e.Endpoint, e.ClientID, e.Dangerous)
 }
 
 // newFingerprinter keys proof fingerprints from the configured file, or at random: then they can be compared only until

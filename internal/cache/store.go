@@ -61,6 +61,9 @@ type StoreConfig struct {
 	MaxUnshared int
 	// WriteTimeout bounds keeping a result in Shared, which no caller waits for; 10 seconds if zero.
 	WriteTimeout time.Duration
+	// MaxWait bounds the wait for another replica that is minting the same; beyond it this one mints as well. 6 seconds if zero:
+	// a replica that died is waited for during 3, and within 6 anybody who can write to Shared could make callers wait.
+	MaxWait time.Duration
 	// OnWriteError is told when a result couldn't be kept in Shared; optional.
 	OnWriteError func(error)
 }
@@ -81,7 +84,7 @@ type storeCounters struct{ sharedHits, sharedMisses, unavailable, unshared atomi
 type StoreStats struct {
 	// SharedHits and SharedMisses are look-ups in Shared that came to an end, Unavailable those that didn't.
 	SharedHits, SharedMisses, Unavailable int64
-	// Unshared are mints without a lease since Shared was unavailable.
+	// Unshared are mints without a lease, since Shared was unavailable or another's lease went on for too long.
 	Unshared int64
 }
 
@@ -92,6 +95,9 @@ const maxLanding = 256
 func NewStore(cfg StoreConfig) *Store {
 	if cfg.WriteTimeout == 0 {
 		cfg.WriteTimeout = 10 * time.Second
+	}
+	if cfg.MaxWait == 0 {
+		cfg.MaxWait = 6 * time.Second
 	}
 	if cfg.OnWriteError == nil {
 		cfg.OnWriteError = func(error) {}
@@ -155,6 +161,8 @@ func (s *Store) fill(ctx context.Context, w Wanted, wait bool) (c exchange.Crede
 		s.stats.unavailable.Add(1)
 		return s.mintUnshared(ctx, w)
 	}
+	patience, cancel := context.WithTimeout(ctx, s.cfg.MaxWait)
+	defer cancel()
 	for {
 		lease, err := s.cfg.Shared.Lease(ctx, w.Names.Lease, keys...)
 		if err != nil {
@@ -176,8 +184,11 @@ func (s *Store) fill(ctx context.Context, w Wanted, wait bool) (c exchange.Crede
 			s.later(lease.Drop)
 			return exchange.Credentials{}, false, errElsewhere
 		}
-		if err := lease.Wait(ctx); err != nil {
-			return exchange.Credentials{}, false, err
+		if err := lease.Wait(patience); err != nil {
+			if ctx.Err() != nil {
+				return exchange.Credentials{}, false, ctx.Err()
+			}
+			return s.mintUnshared(ctx, w)
 		}
 	}
 }

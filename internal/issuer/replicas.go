@@ -40,6 +40,9 @@ const (
 	// missingFor is how long a replica's keys are served after its notice went missing: a Redis that was restarted empty, or
 	// lost its last writes, has it again by then if the replica lives.
 	missingFor = time.Minute
+	// minPublished is how long a key is on the board at least before it signs, however short the interval was in which the board
+	// could be reached.
+	minPublished = time.Minute
 	// boardTimeout bounds one look or post.
 	boardTimeout = 2 * time.Second
 	// maxReplicas is how many replicas' keys are served: those whose notices are newest, so that the notices of replicas that
@@ -66,8 +69,9 @@ type point struct {
 type replicas struct {
 	board Board
 	id    string
-	// posted is the last own set that is on the board; nil if none ever was.
+	// posted is the last own set that is on the board; nil if none ever was. since is when it was first put up, and Run's alone.
 	posted atomic.Pointer[keySet]
+	since  time.Time
 	// others are the keys of the other replicas, from the last look that succeeded. Who looks next holds the turn.
 	others atomic.Pointer[[]foreign]
 	turn   chan struct{}
@@ -112,8 +116,8 @@ func (i *Issuer) runReplicated(ctx context.Context) {
 	post := time.NewTimer(0)
 	defer post.Stop()
 	for due := false; ; {
-		// The next key must have been on the board for a while before it signs.
-		if due && i.replicas.published(i.keys.Load().next) {
+		// The next key must have been on the board for a while before it signs, for a replica that couldn't read it meanwhile.
+		if due && i.replicas.published(i.keys.Load().next) && time.Since(i.replicas.since) >= min(i.cfg.RotateEvery, minPublished) {
 			due = i.rotate() != nil // see Run
 			post.Reset(0)
 		}
@@ -131,6 +135,7 @@ func (i *Issuer) runReplicated(ctx context.Context) {
 				i.cfg.Log.Warn("issuer keys not published to the other replicas", "error", err)
 				wait = postAgain
 			}
+			i.look(ctx) // nobody may ask for the JWK set for hours, and then Redis may have been emptied just before
 			post.Reset(wait + rand.N(wait/4))
 		}
 	}
@@ -152,7 +157,9 @@ func (i *Issuer) post(ctx context.Context) error {
 	if err := i.replicas.board.Post(ctx, i.replicas.id, data, noticeLife); err != nil {
 		return err
 	}
-	i.replicas.posted.Store(set)
+	if i.replicas.posted.Swap(set) != set {
+		i.replicas.since = time.Now()
+	}
 	return nil
 }
 
@@ -174,7 +181,8 @@ func (i *Issuer) look(ctx context.Context) {
 		return
 	}
 	r.looked = time.Now()
-	ctx, cancel := context.WithTimeout(ctx, boardTimeout)
+	// Others wait for what this look finds: it doesn't end with whoever began it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), boardTimeout)
 	defer cancel()
 	notices, err := r.board.Read(ctx)
 	if err != nil {

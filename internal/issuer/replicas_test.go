@@ -363,3 +363,77 @@ func FuzzNotice(f *testing.F) {
 		}
 	})
 }
+
+// slowBoard is read for a while, or until ctx ends.
+type slowBoard struct{ *board }
+
+func (b slowBoard) Read(ctx context.Context) (map[string][]byte, error) {
+	select {
+	case <-time.After(20 * time.Millisecond):
+		return b.board.Read(ctx)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// A stranger who asks for the JWK set and hangs up doesn't take the look away from those who wait for it.
+func TestALookDoesntEndWithWhoeverBeganIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := slowBoard{&board{notices: map[string][]byte{}}}
+		a, _ := replica(t, b, time.Hour)
+		time.Sleep(time.Second)
+		c, _ := replica(t, b, time.Hour)
+		time.Sleep(time.Second)
+		before := len(served(t, a))
+		d, _ := replica(t, b, time.Hour)
+		go a.JWKS(t.Context()) // looks at once
+		time.Sleep(time.Millisecond)
+		stranger, leave := context.WithCancel(t.Context())
+		go a.JWKS(stranger) // looks in 50 ms
+		synctest.Wait()
+		got := make(chan []byte)
+		go func() { got <- a.JWKS(t.Context()) }() // waits for the stranger's look
+		time.Sleep(60 * time.Millisecond)
+		leave()
+		if set := <-got; strings.Count(string(set), `"kid"`) != before+2 {
+			t.Errorf("%d keys became %s; the newest replica's are %v, and others' %v", before, set, d.KeyIDs(), c.KeyIDs())
+		}
+	})
+}
+
+// Nobody has asked for the JWK set for long when the board forgets.
+func TestNoKeyIsUnknownAfterAQuietTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &board{notices: map[string][]byte{}}
+		a, _ := replica(t, b, time.Hour)
+		c, _ := replica(t, b, time.Hour)
+		time.Sleep(5 * time.Minute)
+		b.mu.Lock()
+		clear(b.notices)
+		b.mu.Unlock()
+		if !serves(t, a, c) {
+			t.Error("a live replica's keys were dropped when the board had just forgotten them")
+		}
+	})
+}
+
+// A key that could be published only now doesn't sign at once, though its time has come.
+func TestAKeyIsPublishedForAWhileBeforeItSigns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &board{notices: map[string][]byte{}}
+		a, _ := replica(t, b, time.Hour)
+		time.Sleep(time.Hour - time.Minute)
+		b.fail(errors.New("away"))
+		time.Sleep(2 * time.Minute) // rotates to the key that was published, and makes another
+		next := a.KeyIDs()[1]
+		time.Sleep(time.Hour)
+		b.fail(nil)
+		begin := time.Now()
+		for a.KeyIDs()[0] != next && time.Since(begin) < time.Hour {
+			time.Sleep(time.Second)
+		}
+		if took := time.Since(begin); took < time.Minute || took > 90*time.Second {
+			t.Errorf("it signs %s after the board was back", took)
+		}
+	})
+}

@@ -9,7 +9,6 @@ import (
 )
 
 const (
-	purposeBoard = "issuer keys"
 	// maxNotice bounds a sealed notice, maxNotices how many are read at all.
 	maxNotice  = 4 << 10
 	maxNotices = 1024
@@ -44,7 +43,7 @@ func (b *Board) name() string { return b.client.cfg.Prefix + ":issuer-keys" }
 
 // Post puts up a replica's notice in place of its former one; it stays for a while at least.
 func (b *Board) Post(ctx context.Context, replica string, notice []byte, stays time.Duration) error {
-	sealed := b.client.cfg.Keyring.Seal(purposeBoard, []byte(replica), notice)
+	sealed := b.client.cfg.Keyring.Seal(b.client.sealedBoard, []byte(replica), notice)
 	if len(sealed) > maxNotice || len(replica) > 64 {
 		return fmt.Errorf("a notice of %d bytes; at most %d fit", len(sealed), maxNotice)
 	}
@@ -68,7 +67,7 @@ func (b *Board) Read(ctx context.Context) (map[string][]byte, error) {
 	}
 	out := map[string][]byte{}
 	for i := 0; i+1 < len(answer); i += 2 {
-		notice, err := b.client.cfg.Keyring.Open(purposeBoard, []byte(answer[i]), []byte(answer[i+1]))
+		notice, err := b.client.cfg.Keyring.Open(b.client.sealedBoard, []byte(answer[i]), []byte(answer[i+1]))
 		if err != nil {
 			b.client.cfg.Observe("open", "error", 0)
 			continue

@@ -108,3 +108,41 @@ func TestAWrongTypeIsAnErrorOfTheBoardAlone(t *testing.T) {
 		t.Error("the rest doesn't go on")
 	}
 }
+
+// Installations that share a Redis and even their keys don't take each other's values.
+func TestNothingMovesToAnotherInstallation(t *testing.T) {
+	server := brokertest.StartRedis(t, brokertest.RedisOptions{})
+	prefix := func(p string) func(*redis.Config) { return func(c *redis.Config) { c.Prefix = p } }
+	staging, production := connect(t, at(server.Addr), prefix("staging")), connect(t, at(server.Addr), prefix("production"))
+	post(t, staging.Board(), "r1", "keys of staging")
+	key := keyer.Key("a")
+	put(t, staging, key, "a")
+	entry := strings.TrimPrefix(entryName(key), "credbroker")
+	server.CLI("COPY", "staging:issuer-keys", "production:issuer-keys")
+	server.CLI("COPY", "staging"+entry, "production"+entry)
+	if got := names(t, production.Board()); got != "" {
+		t.Errorf("production reads %q", got)
+	}
+	if got := got(t, production, key); got != cache.ErrMiss.Error() {
+		t.Errorf("production finds %s", got)
+	}
+	if got(t, staging, key) != "AKa" || names(t, staging.Board()) != "r1" {
+		t.Error("staging lost its own")
+	}
+}
+
+func TestNoticesHaveABound(t *testing.T) {
+	server := brokertest.StartRedis(t, brokertest.RedisOptions{})
+	b := connect(t, at(server.Addr)).Board()
+	most := 4<<10 - seal.Overhead
+	post(t, b, strings.Repeat("r", 64), strings.Repeat("n", most))
+	if err := b.Post(t.Context(), "r", make([]byte, most+1), time.Hour); err == nil {
+		t.Error("a notice that nobody would read was put up")
+	}
+	if err := b.Post(t.Context(), strings.Repeat("r", 65), []byte("n"), time.Hour); err == nil {
+		t.Error("a notice under a name that nobody would read was put up")
+	}
+	if got := names(t, b); got != strings.Repeat("r", 64) {
+		t.Errorf("got %q", got)
+	}
+}

@@ -20,8 +20,6 @@ import (
 // whatever somebody put there.
 const maxEntry = 64 << 10
 
-const purposeCredentials = "credentials"
-
 func (c *Client) entryName(key cache.Key) string { return c.cfg.Prefix + ":c:{" + encode(key[:]) + "}" }
 
 func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
@@ -75,7 +73,7 @@ func (c *Client) firstOf(keys []cache.Key, reads []*goredis.StringCmd) (exchange
 		if err != nil || len(sealed) == 0 || len(sealed) > maxEntry {
 			continue
 		}
-		plain, err := c.cfg.Keyring.Open(purposeCredentials, key[:], sealed)
+		plain, err := c.cfg.Keyring.Open(c.sealedCredentials, key[:], sealed)
 		if err != nil {
 			c.cfg.Observe("open", "error", 0)
 			continue
@@ -101,7 +99,7 @@ func (c *Client) Put(ctx context.Context, key cache.Key, creds exchange.Credenti
 		return err
 	}
 	return c.do(ctx, "put", true, func(ctx context.Context) error {
-		return c.rdb.Set(ctx, c.entryName(key), c.cfg.Keyring.Seal(purposeCredentials, key[:], plain), life).Err()
+		return c.rdb.Set(ctx, c.entryName(key), c.cfg.Keyring.Seal(c.sealedCredentials, key[:], plain), life).Err()
 	})
 }
 

@@ -299,3 +299,31 @@ func TestAWrongPasswordIsSaidAndMendedWithoutARestart(t *testing.T) {
 	overwrite(t, file, "right")
 	works(t, c)
 }
+
+// A Redis that hangs on writes alone, as while it fails over by hand, is read and not written to.
+func TestARedisThatHangsOnWritesIsStillRead(t *testing.T) {
+	server := brokertest.StartRedis(t, brokertest.RedisOptions{})
+	var seen observed
+	c := connect(t, at(server.Addr), func(c *redis.Config) { c.Timeout, c.Observe = 250*time.Millisecond, seen.note })
+	put(t, c, keyer.Key("a"), "a")
+	server.CLI("CLIENT", "PAUSE", "60000", "WRITE")
+	for n := range 20 {
+		if err := c.Put(t.Context(), keyer.Key("b"), credentials("b", time.Minute)); !errors.Is(err, cache.ErrUnavailable) {
+			t.Fatalf("put %d: %v", n, err)
+		}
+		if got := got(t, c, keyer.Key("a")); got != "AKa" {
+			t.Errorf("read %d: %s", n, got)
+		}
+	}
+	if failed, skipped := seen.count("put error"), seen.count("put skipped"); failed > 3 || failed+skipped != 20 {
+		t.Errorf("%d puts were waited for, %d left out", failed, skipped)
+	}
+	if !c.Up() || !strings.Contains(c.Status(), "writes fail") {
+		t.Errorf("up %v, status %q", c.Up(), c.Status())
+	}
+	server.CLI("CLIENT", "UNPAUSE")
+	eventually(t, "writes", func() error { return c.Put(t.Context(), keyer.Key("b"), credentials("b", time.Minute)) })
+	if c.Status() != "" {
+		t.Errorf("status %q", c.Status())
+	}
+}

@@ -17,13 +17,16 @@ const (
 	probeEvery = 250 * time.Millisecond
 )
 
-// health knows whether Redis is there. While it is away no call waits for it; one goroutine looks for it.
+// health knows whether Redis is there, and whether it takes writes. While it doesn't answer no call waits for it; one goroutine
+// looks for it.
 type health struct {
 	client *Client
 
-	isAway atomic.Bool
+	isAway atomic.Bool // and so nothing is asked of it
+	isMute atomic.Bool // writes get no answer, and so none is tried
 	mu     sync.Mutex
-	silent int // operations in a row without an answer
+	// silentReads and silentWrites are how many in a row got no answer.
+	silentReads, silentWrites int
 	// reads and writes are why an operation of that sort failed last, until one works.
 	reads, writes fault
 	wake          chan struct{} // of the prober; made by init
@@ -35,7 +38,8 @@ type fault struct {
 	since time.Time
 }
 
-func (h *health) away() bool { return h.isAway.Load() }
+// away says that an operation of that sort isn't worth trying.
+func (h *health) away(writes bool) bool { return h.isAway.Load() || writes && h.isMute.Load() }
 
 func (h *health) prober() chan struct{} {
 	h.once.Do(func() { h.wake = make(chan struct{}, 1) })
@@ -45,9 +49,13 @@ func (h *health) prober() chan struct{} {
 func (h *health) worked(writes bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.silent = 0
-	h.reads = fault{}
-	if writes && h.writes.why != "" {
+	h.silentReads, h.reads = 0, fault{}
+	if !writes {
+		return
+	}
+	h.silentWrites = 0
+	h.isMute.Store(false)
+	if h.writes.why != "" {
 		h.writes = fault{}
 		h.client.cfg.Log.Info("redis takes writes again")
 	}
@@ -58,9 +66,9 @@ func (h *health) failed(writes bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now, why := h.client.cfg.Now(), describe(err)
-	f := &h.reads
+	f, silent := &h.reads, &h.silentReads
 	if writes {
-		f = &h.writes
+		f, silent = &h.writes, &h.silentWrites
 	}
 	if f.why == "" {
 		f.since = now
@@ -68,24 +76,29 @@ func (h *health) failed(writes bool, err error) {
 	}
 	f.why = why
 	if answered(err) {
-		h.silent = 0
+		*silent = 0
 		return
 	}
-	h.silent++
+	*silent++
 	dial, isNet := errors.AsType[*net.OpError](err)
-	if h.silent < tripAfter && (!isNet || dial.Op != "dial") || h.isAway.Load() {
+	refused := isNet && dial.Op == "dial"
+	switch {
+	case h.isAway.Load() || *silent < tripAfter && !refused:
 		return
+	case writes && !refused && h.silentReads < tripAfter:
+		h.isMute.Store(true) // the next reads tell whether it is away altogether
+	default:
+		h.reads = fault{why, now}
+		h.isAway.Store(true)
+		h.client.cfg.Log.Warn("redis is away: it is done without until it answers", "why", why)
 	}
-	h.reads = fault{why, now}
-	h.isAway.Store(true)
-	h.client.cfg.Log.Warn("redis is away: it is done without until it answers", "why", why)
 	select {
 	case h.prober() <- struct{}{}:
 	default:
 	}
 }
 
-// run looks for a Redis that is away, with one PING at a time, until ctx ends.
+// run looks for a Redis that doesn't answer, with one command at a time, until ctx ends.
 func (h *health) run(ctx context.Context) {
 	for {
 		select {
@@ -93,7 +106,7 @@ func (h *health) run(ctx context.Context) {
 			return
 		case <-h.prober():
 		}
-		for h.isAway.Load() {
+		for h.isAway.Load() || h.isMute.Load() {
 			select {
 			case <-ctx.Done():
 				return
@@ -107,6 +120,15 @@ func (h *health) run(ctx context.Context) {
 func (h *health) probe(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, h.client.cfg.Timeout)
 	defer cancel()
+	if !h.isAway.Load() {
+		err := h.client.rdb.Set(ctx, h.client.cfg.Prefix+":probe", "", time.Second).Err()
+		if err == nil {
+			h.worked(true)
+		} else if answered(err) {
+			h.isMute.Store(false) // whoever writes next is told
+		}
+		return
+	}
 	err := h.client.rdb.Ping(ctx).Err()
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -114,7 +136,7 @@ func (h *health) probe(ctx context.Context) {
 		h.reads.why = describe(err)
 		return
 	}
-	h.silent, h.reads = 0, fault{}
+	h.silentReads, h.silentWrites, h.reads = 0, 0, fault{}
 	h.isAway.Store(false)
 	h.client.cfg.Log.Info("redis is back")
 	h.client.waiting.wakeAll()
@@ -141,4 +163,4 @@ func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 func (c *Client) Status() string { return c.health.reason() }
 
 // Up says that Redis isn't known to be away.
-func (c *Client) Up() bool { return !c.health.away() }
+func (c *Client) Up() bool { return !c.health.away(false) }

@@ -54,10 +54,12 @@ func (c *Client) Lease(ctx context.Context, name cache.Key, keys ...cache.Key) (
 	l := &lease{client: c, name: name, token: rand.Text(), ended: make(chan struct{})}
 	l.woken = c.waiting.add(name) // before the lease is asked for, so that no word of its holder is missed
 	var taken *goredis.BoolCmd
+	var left *goredis.DurationCmd
 	reads := make([]*goredis.StringCmd, len(keys))
 	err := c.do(ctx, "lease", true, func(ctx context.Context) error {
 		pipe := c.rdb.Pipeline()
 		taken = pipe.SetNX(ctx, c.leaseName(name), l.token, leaseLife)
+		left = pipe.PTTL(ctx, c.leaseName(name))
 		c.readAll(ctx, pipe, keys, reads)
 		_, err := pipe.Exec(ctx)
 		if taken.Err() == nil {
@@ -73,6 +75,9 @@ func (c *Client) Lease(ctx context.Context, name cache.Key, keys ...cache.Key) (
 	if l.held {
 		c.waiting.remove(l.woken)
 		l.beat = time.AfterFunc(leaseLife/3, l.heartbeat)
+	} else if left.Err() == nil && (left.Val() == -1 || left.Val() > leaseLife) {
+		// No replica takes a lease like that. It gets an end, or nobody would ever have the key renewed.
+		_ = c.do(ctx, "end_lease", true, func(ctx context.Context) error { return c.rdb.PExpire(ctx, c.leaseName(name), leaseLife).Err() })
 	}
 	// The entries are read after the lease is taken: so says the order within one node. Entries of other names may lie on
 	// another one.

@@ -200,3 +200,30 @@ func TestNoiseOnTheChannelWakesNobody(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Whoever can write to Redis can't keep a key from being renewed by a lease that never ends.
+func TestALeaseThatNoReplicaTookEnds(t *testing.T) {
+	server := brokertest.StartRedis(t, brokertest.RedisOptions{})
+	c := connect(t, at(server.Addr))
+	for name, plant := range map[string][]string{
+		"without an end": {"SET", leaseName(keyer.Key("a")), "mine"},
+		"for an hour":    {"SET", leaseName(keyer.Key("a")), "mine", "EX", "3600"},
+	} {
+		server.CLI(plant...)
+		l := take(t, c, keyer.Key("a"))
+		if l.Held() {
+			t.Fatalf("%s: taken", name)
+		}
+		if err := l.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "an end", func() error {
+			l := take(t, c, keyer.Key("a"))
+			defer l.Drop(t.Context())
+			if !l.Held() {
+				return errors.New(name + ": still held")
+			}
+			return nil
+		})
+	}
+}

@@ -65,8 +65,11 @@ type Config struct {
 
 // Client is a connection pool to one Redis. It is safe for concurrent use. Run has to be running.
 type Client struct {
-	cfg     Config
-	rdb     goredis.UniversalClient
+	cfg Config
+	rdb goredis.UniversalClient
+	// What is sealed says which installation and what kind of thing it is for.
+	sealedCredentials, sealedBoard string
+
 	health  health
 	waiting waiting
 }
@@ -94,7 +97,7 @@ func New(cfg Config) (*Client, error) {
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 	goredis.SetLogger(libraryLog{cfg.Log}) // it has but one for the process
-	c := &Client{cfg: cfg}
+	c := &Client{cfg: cfg, sealedCredentials: cfg.Prefix + ": credentials", sealedBoard: cfg.Prefix + ": issuer keys"}
 	c.health.client = c
 	switch cfg.Mode {
 	case Standalone:
@@ -143,7 +146,7 @@ func (c *Client) Run(ctx context.Context) {
 // do runs one operation within the timeout, unless Redis is known to be away. It returns nil, goredis.Nil, ctx's error, or
 // one that is cache.ErrUnavailable. An operation that writes is told apart, since a Redis may refuse just these.
 func (c *Client) do(ctx context.Context, name string, writes bool, operation func(context.Context) error) error {
-	if c.health.away() {
+	if c.health.away(writes) {
 		c.cfg.Observe(name, "skipped", 0)
 		return fmt.Errorf("%w: %s", cache.ErrUnavailable, c.health.reason())
 	}

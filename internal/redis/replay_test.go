@@ -11,6 +11,7 @@ import (
 
 	"github.com/credbroker/credbroker/internal/attest"
 	"github.com/credbroker/credbroker/internal/brokertest"
+	"github.com/credbroker/credbroker/internal/redis"
 )
 
 func proof(name string) [sha256.Size]byte { return sha256.Sum256([]byte(name)) }
@@ -58,7 +59,7 @@ func TestAProofIsUsedOnceOnAllReplicas(t *testing.T) {
 		t.Error(err)
 	}
 	for _, name := range strings.Fields(server.CLI("KEYS", "credbroker:used:*:*")) {
-		if ttl := strings.TrimSpace(server.CLI("PTTL", name)); len(ttl) != 5 {
+		if ttl := strings.TrimSpace(server.CLI("PTTL", name)); len(ttl) != 6 || ttl < "359000" || ttl > "360000" { // a minute, and five for clocks that differ
 			t.Errorf("%s stays for %s ms", name, ttl)
 		}
 	}
@@ -143,4 +144,44 @@ func TestReplayFailsClosed(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// What was thrown away in the meantime isn't vouched for when the server no longer throws away.
+func TestProofsAreRefusedAfterAnEviction(t *testing.T) {
+	server := brokertest.StartRedis(t, brokertest.RedisOptions{})
+	c := connect(t, at(server.Addr))
+	begun(t, server)
+	issued := time.Now()
+	if err := c.Replay().Use(t.Context(), proof("a"), issued, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	server.CLI("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+	server.CLI("CONFIG", "SET", "maxmemory", "1mb")
+	if err := c.Replay().Use(t.Context(), proof("b"), issued, time.Hour); !errors.Is(err, attest.ErrUnavailable) || !strings.Contains(err.Error(), "noeviction") {
+		t.Errorf("while it throws away: %v", err)
+	}
+	server.CLI("CONFIG", "SET", "maxmemory-policy", "noeviction")
+	server.CLI("CONFIG", "SET", "maxmemory", "0")
+	if n := strings.TrimSpace(server.CLI("KEYS", "credbroker:used:*:*")); n != "" {
+		t.Fatalf("nothing was thrown away: %s", n)
+	}
+	if err := c.Replay().Use(t.Context(), proof("a"), issued, time.Hour); !errors.Is(err, attest.ErrRejected) {
+		t.Errorf("a proof whose mark was thrown away: %v", err)
+	}
+}
+
+// A server whose clock is behind doesn't vouch for the time before its memory began.
+func TestTheMemoryOfProofsBeginsByTheLaterClock(t *testing.T) {
+	server := brokertest.StartRedis(t, brokertest.RedisOptions{})
+	c := connect(t, at(server.Addr), func(c *redis.Config) { c.Now = func() time.Time { return time.Now().Add(10 * time.Minute) } })
+	begun(t, server)
+	if err := c.Replay().Use(t.Context(), proof("a"), time.Now().Add(9*time.Minute), time.Hour); !errors.Is(err, attest.ErrRejected) {
+		t.Errorf("from before by the broker's clock: %v", err)
+	}
+	if err := c.Replay().Use(t.Context(), proof("a"), time.Now().Add(11*time.Minute), time.Hour); err == nil {
+		t.Error("used up, and good again")
+	}
+	if err := c.Replay().Use(t.Context(), proof("b"), time.Now().Add(11*time.Minute), time.Hour); err != nil {
+		t.Error(err)
+	}
 }

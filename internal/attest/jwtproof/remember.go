@@ -10,7 +10,7 @@ import (
 
 const (
 	memoryShards = 64
-	// defaultMemoryBytes bounds the memory of verified tokens if nothing else is said.
+	// defaultMemoryBytes bounds the memory of verified tokens if no more is given.
 	defaultMemoryBytes = 64 << 20
 	// bytesForEach is what there is for one token on the average: it bounds how many there are.
 	bytesForEach = 1024

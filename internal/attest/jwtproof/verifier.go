@@ -6,7 +6,6 @@
 package jwtproof
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,7 +30,7 @@ type Options struct {
 	// Replay remembers which single-use tokens were used, for all replicas; nil means that each issuer's are remembered in
 	// this process.
 	Replay attest.Replay
-	// MemoryBytes bounds what is remembered of verified tokens, at about 1 KiB each; 64 MiB if zero. Previous's memory stays
+	// MemoryBytes bounds what is remembered of verified tokens, at about 1 KiB each; 64 MiB at least. Previous's memory stays
 	// as large as it was.
 	MemoryBytes int64
 }
@@ -62,7 +61,7 @@ func New(issuers []Issuer, o Options) (*Verifier, error) {
 	if o.Previous != nil {
 		previous, v.memory = o.Previous.issuers, o.Previous.memory
 	} else {
-		v.memory = newMemory(cmp.Or(o.MemoryBytes, defaultMemoryBytes))
+		v.memory = newMemory(max(o.MemoryBytes, defaultMemoryBytes))
 	}
 	var faults []error
 	names := map[string]bool{}
