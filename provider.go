@@ -2,6 +2,8 @@ package credbroker
 
 import (
 	"context"
+	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -51,16 +53,21 @@ func (p *awsProvider) AdjustExpiresBy(c aws.Credentials, _ time.Duration) (aws.C
 //
 //	minio.New("minio.internal:9000", &minio.Options{Creds: credentials.New(client.MinIO("reports")), Secure: true})
 //
-// A Retrieve without valid credentials waits for 15 seconds at most, or until the context of its CredContext ends. Its errors are
-// those of [Client.AWS].
+// A Retrieve without valid credentials waits for 15 seconds at most, or until the context of its CredContext ends. minio-go lets one
+// call in at a time, whatever the contexts of the others: so when one has waited in vain, those of the next 15 seconds don't wait.
+// Its errors are those of [Client.AWS].
 func (c *Client) MinIO(role string, opts ...RoleOption) credentials.Provider {
-	return &minioProvider{c, newWant(role, opts)}
+	return &minioProvider{client: c, want: newWant(role, opts)}
 }
 
 type minioProvider struct {
 	client *Client
 	want   want
+	// vainUntil, in nanoseconds of Unix time, is set when somebody waited in vain: until then nobody else waits.
+	vainUntil atomic.Int64
 }
+
+var errVain = errors.New("somebody waited for them in vain just before")
 
 // RetrieveWithCredContext implements credentials.Provider.
 func (p *minioProvider) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
@@ -68,10 +75,20 @@ func (p *minioProvider) RetrieveWithCredContext(cc *credentials.CredContext) (cr
 	if cc != nil && cc.Context != nil {
 		ctx = cc.Context
 	}
+	begin := time.Now()
+	if begin.UnixNano() < p.vainUntil.Load() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, 0, errVain)
+		defer cancel()
+	}
 	got, _, err := p.client.current(ctx, p.want)
 	if err != nil {
+		if now := time.Now(); now.Sub(begin) > time.Second {
+			p.vainUntil.Store(now.Add(waitMost).UnixNano())
+		}
 		return credentials.Value{}, err
 	}
+	p.vainUntil.Store(0)
 	return credentials.Value{
 		AccessKeyID: got.AccessKeyID, SecretAccessKey: got.SecretAccessKey.Reveal(), SessionToken: got.SessionToken.Reveal(),
 		Expiration: got.Expires, SignerType: credentials.SignatureV4,

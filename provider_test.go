@@ -188,3 +188,47 @@ func TestCredentialsPrintNoSecrets(t *testing.T) {
 		}
 	}
 }
+
+// minio-go asks under a lock: others would wait one after the other.
+func TestOneMinIOCallerWaitsInVainForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newStandIn(t)
+		s.err = errAway
+		p := c.MinIO("reports")
+		waited := func() time.Duration {
+			begin := time.Now()
+			if _, err := p.RetrieveWithCredContext(nil); !errors.Is(err, ErrUnreachable) {
+				t.Error(err)
+			}
+			return time.Since(begin)
+		}
+		if took := waited(); took != waitMost {
+			t.Errorf("the first waited %s", took)
+		}
+		for range 10 {
+			if took := waited(); took != 0 {
+				t.Errorf("another waited %s", took)
+			}
+		}
+		// Meanwhile the broker is asked again, and whoever comes after its return is served.
+		calls := s.count()
+		time.Sleep(longestPause)
+		waited()
+		synctest.Wait()
+		if s.count() == calls {
+			t.Error("the broker isn't asked")
+		}
+		s.set(func(s *standIn) { s.err = nil })
+		time.Sleep(longestPause)
+		_, _ = p.RetrieveWithCredContext(nil)
+		synctest.Wait()
+		if v, err := p.RetrieveWithCredContext(nil); err != nil || v.AccessKeyID == "" {
+			t.Errorf("once the broker was back: %v", err)
+		}
+		s.set(func(s *standIn) { s.err = errAway })
+		time.Sleep(s.life)
+		if took := waited(); took != waitMost {
+			t.Errorf("when it is away again, the first waited %s", took)
+		}
+	})
+}

@@ -113,7 +113,9 @@ func (r *renewal) look(got *Credentials, again *time.Time) (flight <-chan struct
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
-	if r.flight == nil && !now.Before(r.renewAt) && !now.Before(r.retryAt) && !r.start() {
+	// Either may come first: clocks are set, and machines sleep.
+	due := !now.Before(r.renewAt) || !now.Before(r.held.Expires)
+	if r.flight == nil && due && !now.Before(r.retryAt) && !r.start() {
 		return nil, nil, ErrClosed
 	}
 	if now.Before(r.held.Expires) {
@@ -162,6 +164,7 @@ func (r *renewal) renewed(got Credentials, now time.Time) {
 		// The broker's cache holds them still, and may be about to replace them.
 		r.renewAt = earlier(got.Expires, now.Add(min(max(life/4, time.Second), mostPatience)))
 	}
+	r.renewAt = r.renewAt.Round(0) // by the wall clock, as the expiry
 	r.held, r.err, r.failures, r.retryAt = got, nil, 0, time.Time{}
 }
 

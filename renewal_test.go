@@ -327,3 +327,22 @@ func TestABrokerThatGivesTheSameCredentialsAgain(t *testing.T) {
 		})
 	}
 }
+
+// The wall clock is set forward, or the machine sleeps: credentials end before any timer says that it is time.
+func TestAClockThatIsSetForwardCostsNoRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newStandIn(t)
+		s.life = time.Hour
+		key(t, c)
+		r := c.renewals[newWant("reports", nil)]
+		r.mu.Lock()
+		r.held.Expires = time.Now() // as if it were an hour later
+		if r.renewAt != r.renewAt.Round(0) {
+			t.Error("the time of the renewal goes by a clock that doesn't go while a machine sleeps")
+		}
+		r.mu.Unlock()
+		if got := key(t, c); got != "KEY-2" {
+			t.Errorf("got %s", got)
+		}
+	})
+}

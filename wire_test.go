@@ -64,9 +64,11 @@ func listeners(t *testing.T, f *fakePipeline, files server.TLSFiles) []string {
 			t.Fatal(err)
 		}
 		ready := func() server.Readiness { return server.Readiness{Ready: true} }
-		srv := server.NewGRPC(l, f, ready, o)
+		var srv *server.Server
 		if scheme == "http" {
 			srv = server.NewHTTP(l, f, nil, o)
+		} else {
+			srv = server.NewGRPC(l, f, ready, o)
 		}
 		done := make(chan error, 1)
 		go func() { done <- srv.Serve() }()

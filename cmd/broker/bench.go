@@ -89,8 +89,13 @@ func (f *benchFlags) check() error {
 	case f.minio != "" && at.Scheme == "http" && !f.client.plaintext && !loopback(at.Hostname()):
 		return errors.New("--minio is http:// beyond this machine: use https://, or say --insecure-plaintext")
 	}
-	if _, _, err := net.SplitHostPort(f.redis); f.redis != "" && err != nil {
+	host, _, err := net.SplitHostPort(f.redis)
+	switch {
+	case f.redis == "":
+	case err != nil:
 		return errors.New("--redis must be host:port")
+	case f.redisPasswordFile != "" && !f.redisTLS.Enabled && !f.client.plaintext && !loopback(host):
+		return errors.New("--redis-password-file would be sent in plaintext beyond this machine: use --redis-tls, or say --insecure-plaintext")
 	}
 	return f.client.check()
 }

@@ -57,6 +57,29 @@ func TestBenchMeasuresEachHop(t *testing.T) {
 	}
 }
 
+// The password goes nowhere in plaintext unasked.
+func TestBenchKeepsThePasswordOfRedis(t *testing.T) {
+	for address, want := range map[string]bool{"127.0.0.1:6379": true, "redis.internal:6379": false} {
+		f := benchFlags{concurrency: 1, duration: time.Second, redis: address, redisPasswordFile: "pw"}
+		f.client.endpoint, f.client.tokenFile, f.client.role = "https://b:1", "t", "r"
+		if err := f.check(); (err == nil) != want {
+			t.Errorf("%s: %v", address, err)
+		}
+		f.redisTLS.Enabled = true
+		if err := f.check(); err != nil {
+			t.Errorf("%s with TLS: %v", address, err)
+		}
+		f.redisTLS.Enabled, f.client.plaintext = false, true
+		if err := f.check(); err != nil {
+			t.Errorf("%s, asked to: %v", address, err)
+		}
+		f.client.plaintext, f.redisPasswordFile = false, ""
+		if err := f.check(); err != nil {
+			t.Errorf("%s without a password: %v", address, err)
+		}
+	}
+}
+
 func TestBenchPrintsWhatItHasWhenInterrupted(t *testing.T) {
 	w := startWorld(t)
 	cmd := exec.Command(brokertest.BrokerProgram(t), "bench", "--endpoint", w.HTTP, "--token-file", w.tokenFile(w.token(nil)), "--role", "reports", "--duration", "1h", "--json")

@@ -59,7 +59,7 @@ func listen(p *program, metrics http.Handler) (t *transports, err error) {
 	}
 
 	c := p.cfg.Listeners
-	grpc := open("listeners.grpc", c.GRPC.Address, c.GRPC.TLS, server.ListenOptions{MaxConns: maxPublicConns, MaxConnsPerHost: maxPublicConns / 4})
+	grpc := open("listeners.grpc", c.GRPC.Address, c.GRPC.TLS, server.ListenOptions{MaxConns: maxPublicConns, MaxConnsPerHost: maxPublicConns / 16})
 	public := open("listeners.http", c.HTTP.Address, c.HTTP.TLS, server.ListenOptions{MaxConns: maxPublicConns, MaxConnsPerHost: maxPublicConns / 4})
 	ops := open("listeners.metrics", c.Metrics.Address, c.Metrics.TLS, server.ListenOptions{MaxConns: maxOpsConns, MaxConnsPerHost: maxOpsConns / 4})
 	var admin *server.Listener

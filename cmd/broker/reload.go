@@ -24,6 +24,9 @@ import (
 // through the symbolic links of a Kubernetes ConfigMap, where notification does not.
 const watchEvery = time.Second
 
+// retryEvery is how often a configuration that was refused is tried again: a file that it names and that isn't watched yet may have come.
+const retryEvery = 10 * time.Second
+
 // reloader puts a changed configuration in force, as a whole or not at all: rules, issuers, certificates and the keys of
 // what is kept in Redis. What else changed waits for a restart.
 type reloader struct {
@@ -47,25 +50,29 @@ type reloader struct {
 	started *config.Config // what the process was started with
 	watched []string
 	seen    map[string]os.FileInfo
+	tried   time.Time // when the last reload began
 }
 
 // reload reads the configuration and puts it in force. The error holds every fault; the old configuration then stays.
 func (r *reloader) reload() (needsRestart []string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.reloadLocked()
+	return r.reloadLocked(false)
 }
 
-func (r *reloader) reloadLocked() (needsRestart []string, err error) {
+// reloadLocked says nothing of a refusal that is only repeated.
+func (r *reloader) reloadLocked(retried bool) (needsRestart []string, err error) {
 	// Look before reading: a change while reading is then seen at the next look.
 	seen := look(r.watched)
+	r.tried = time.Now()
 	needsRestart, err = r.replace()
 	r.seen = seen
 	if err != nil {
 		fault := "the configuration on disk was refused, the former one stays in force: " + firstLine(err.Error())
-		r.fault.Store(&fault)
-		r.metrics.LoadRefused()
-		r.log.Error("configuration refused, the former one stays in force", "error", err.Error())
+		if was := r.fault.Swap(&fault); was == nil || *was != fault || !retried {
+			r.metrics.LoadRefused()
+			r.log.Error("configuration refused, the former one stays in force", "error", err.Error())
+		}
 		return nil, err
 	}
 	r.fault.Store(nil)
@@ -126,8 +133,9 @@ func (r *reloader) watch(ctx context.Context, hup <-chan os.Signal) {
 			_, _ = r.reload() // it has logged what was wrong
 		case <-tick.C:
 			r.mu.Lock()
-			if !same(r.seen, look(r.watched)) {
-				_, _ = r.reloadLocked()
+			changed := !same(r.seen, look(r.watched))
+			if changed || r.fault.Load() != nil && time.Since(r.tried) >= retryEvery {
+				_, _ = r.reloadLocked(!changed)
 			}
 			r.mu.Unlock()
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -141,5 +142,31 @@ func TestFullAuditDiskHandsOutNothing(t *testing.T) {
 	}
 	if status, body, _ := brokertest.Get(w.Ops + "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "audit log") {
 		t.Errorf("/readyz %d: %s", status, body)
+	}
+}
+
+// A configuration may come before a file that it names.
+func TestARefusedConfigurationIsTriedAgain(t *testing.T) {
+	w := startWorld(t)
+	file := filepath.Join(t.TempDir(), "keys.json")
+	w.WriteConfig(strings.Replace(w.config(""), "    algorithms: [ES256]\n", "    algorithms: [ES256]\n    jwks_file: "+file+"\n", 1))
+	refused := func() string { return w.metric(`credbroker_config_reloads_total{outcome="refused"}`) }
+	brokertest.Eventually(t, 10*time.Second, "the refusal", func() error {
+		if n := refused(); n != "1" {
+			return errors.New(n + " were refused")
+		}
+		return nil
+	})
+	if err := os.WriteFile(file, w.idp.JWKS(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	brokertest.Eventually(t, 20*time.Second, "the configuration in force", func() error {
+		if n := w.loads(); n != "2" {
+			return errors.New(n + " were loaded")
+		}
+		return nil
+	})
+	if n := refused(); n != "1" {
+		t.Errorf("%s refusals are counted", n)
 	}
 }

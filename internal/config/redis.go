@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/credbroker/credbroker/internal/secret"
@@ -96,14 +97,17 @@ func (v *validator) redis() {
 		seen := map[string]string{}
 		for n, a := range r.Addresses {
 			at := index("redis.addresses", n)
-			v.unique(at, a, seen)
 			host, port, err := net.SplitHostPort(a)
 			switch {
+			case strings.Contains(a, "@"): // somebody's password
+				v.fault(at, `the address holds more than host and port; expected "host:port", with redis.username and redis.password_file beside it`)
+				continue
 			case err != nil || !validHost(host) || !validPort(port) || port == "0":
 				v.fault(at, `%.128q; expected "host:port", as in redis.internal:6379`, a)
 			case !r.TLS.Enabled && !r.InsecurePlaintext && !isLoopback(host):
 				v.fault(at, "%q is plaintext beyond loopback; expected redis.tls.enabled: true, or insecure_plaintext: true", a)
 			}
+			v.unique(at, a, seen)
 		}
 	}
 	v.oneOf("redis.mode", r.Mode, RedisStandalone, RedisSentinel, RedisCluster)

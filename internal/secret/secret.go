@@ -12,6 +12,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"syscall"
+	"time"
 )
 
 // Redacted is what every formatting path prints in place of a secret.
@@ -75,13 +77,15 @@ func (s *Secret) UnmarshalText([]byte) error { return ErrUnprintable }
 func (s Secret) GobEncode() ([]byte, error) { return nil, ErrUnprintable }
 
 // ReadFile reads a secret of at most limit bytes from a file and trims one line ending from its end.
-// An empty file is an error, since an empty key or token is never what was meant.
+// An empty file is an error, since an empty key or token is never what was meant. A pipe is read for 5 seconds at most, and is
+// empty if nobody writes to it.
 func ReadFile(path string, limit int) (Secret, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // or it would wait for somebody to write to a pipe
 	if err != nil {
 		return Secret{}, err
 	}
-	defer f.Close() //nolint:errcheck // read-only
+	defer f.Close()                                        //nolint:errcheck // read-only
+	_ = f.SetReadDeadline(time.Now().Add(5 * time.Second)) // only what may have to be waited for takes one
 	data, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
 	if err != nil {
 		return Secret{}, fmt.Errorf("read %s: %w", path, err)

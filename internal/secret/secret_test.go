@@ -10,7 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -103,5 +105,29 @@ func TestReadFile(t *testing.T) {
 	}
 	if _, err := secret.ReadFile(filepath.Join(dir, "none"), 5); err == nil {
 		t.Error("missing file: no error")
+	}
+}
+
+// A pipe is a file, too: one that nobody writes to holds nobody up.
+func TestReadFileDoesntWaitForAPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := secret.ReadFile(path, 100); err == nil || !strings.Contains(err.Error(), "is empty") {
+		t.Errorf("got %v", err)
+	}
+	w, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	go func() {
+		time.Sleep(10 * time.Millisecond)
+		_, _ = w.WriteString("planted")
+		w.Close()
+	}()
+	if s, err := secret.ReadFile(path, 100); err != nil || s.Reveal() != "planted" {
+		t.Errorf("got %d bytes, %v", s.Len(), err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -230,4 +231,49 @@ func TestTLSOlderThan12IsRefused(t *testing.T) {
 		}
 	}
 	http.DefaultClient.CloseIdleConnections()
+}
+
+// Streams of HTTP/2 are counted before their bodies are read, whatever connections they come on.
+func TestHTTP2StreamsOfOneHostAreBounded(t *testing.T) {
+	o, _ := testOptions()
+	api := newHTTPAPI(&fakeBroker{}, fakeDocuments{}, o)
+	ask := func(host string, major int, body io.Reader) int {
+		r := httptest.NewRequest(http.MethodPost, "/v1/credentials", body)
+		r.RemoteAddr, r.ProtoMajor = host, major
+		r.Header = bearerHeader("a")
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		api.ServeHTTP(w, r)
+		return w.Code
+	}
+	full := strings.NewReader
+	never, end := io.Pipe()
+	var waiting sync.WaitGroup
+	for range maxOpenStreams / 2 {
+		waiting.Go(func() { ask("192.0.2.1:1", 2, never) })
+	}
+	open := func() int {
+		api.open.mu.Lock()
+		defer api.open.mu.Unlock()
+		return api.open.total
+	}
+	for deadline := time.Now().Add(10 * time.Second); open() < maxOpenStreams/2; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d are counted", open())
+		}
+	}
+	if got := ask("192.0.2.1:2", 2, full(`{"role":"r"}`)); got != http.StatusServiceUnavailable {
+		t.Errorf("one more of the same host: %d", got)
+	}
+	if got := ask("192.0.2.1:2", 1, full(`{"role":"r"}`)); got != http.StatusOK {
+		t.Errorf("HTTP/1, which has its connections counted: %d", got)
+	}
+	if got := ask("192.0.2.2:1", 2, full(`{"role":"r"}`)); got != http.StatusOK {
+		t.Errorf("another host: %d", got)
+	}
+	_ = end.Close()
+	waiting.Wait()
+	if got := ask("192.0.2.1:2", 2, full(`{"role":"r"}`)); got != http.StatusOK {
+		t.Errorf("afterwards: %d", got)
+	}
 }

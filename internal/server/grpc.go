@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"net"
 	"net/netip"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -48,7 +47,7 @@ func serveGRPC(l *Listener, i interceptors, stopping func()) (*grpc.Server, *Ser
 	s := grpc.NewServer(
 		grpc.Creds(creds),
 		grpc.MaxRecvMsgSize(maxBodyBytes),
-		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.MaxHeaderListSize(maxMetadataBytes),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.StaticStreamWindowSize(maxBodyBytes), // fixed: it would grow with what a peer sends
 		grpc.InTapHandle(admitStreams(i.opts.RequestTimeout)),
@@ -99,9 +98,15 @@ func admitStreams(requestTimeout time.Duration) tap.ServerInHandle {
 			host = hostOf(p.Addr)
 		}
 		if !open.take(host) {
-			return nil, status.Error(codes.ResourceExhausted, overloaded.message)
+			if _, limited := ctx.Deadline(); !limited {
+				return nil, errTooManyStreams
+			}
+			// grpc-go (1.85) keeps the timer of a stream that is refused here until it fires, and the peer says when. One that is
+			// let in for a moment is ended with its timer.
+			short, cancel := context.WithTimeout(ctx, refusalTime) //nolint:gosec // the stream's end ends it
+			return context.WithValue(short, admittedKey{}, &admitted{cancel: cancel, refused: true}), nil
 		}
-		if strings.HasPrefix(info.FullMethodName, "/grpc.") { // health watches and reflection last
+		if info.FullMethodName == grpc_health_v1.Health_Watch_FullMethodName { // it lasts
 			context.AfterFunc(ctx, func() { open.drop(host) })
 			return ctx, nil
 		}
@@ -117,11 +122,14 @@ func admitStreams(requestTimeout time.Duration) tap.ServerInHandle {
 // admitted is a call whose stream was let in. If its message comes, the interceptor sees to its end; else the end of its
 // stream does, which costs a goroutine.
 type admitted struct {
-	cancel context.CancelFunc // never called: see above
-	drop   func()
-	stop   func() bool
-	corr   exchange.Correlation
+	cancel  context.CancelFunc // never called: see above
+	refused bool               // and so none of the rest
+	drop    func()
+	stop    func() bool
+	corr    exchange.Correlation
 }
+
+var errTooManyStreams = status.Error(codes.ResourceExhausted, overloaded.message)
 
 type admittedKey struct{}
 

@@ -6,7 +6,9 @@ import (
 	_ "embed"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -31,7 +33,11 @@ type IssuerDocuments interface {
 
 // NewHTTP returns the public HTTP server: the API as JSON and as headers, and the issuer's documents.
 func NewHTTP(l *Listener, b Broker, docs IssuerDocuments, o Options) *Server {
-	return serveHTTP(l, &httpAPI{broker: b, docs: docs, opts: o}, readTimeout+o.RequestTimeout+5*time.Second, o.Log)
+	return serveHTTP(l, newHTTPAPI(b, docs, o), readTimeout+o.RequestTimeout+5*time.Second, o.Log)
+}
+
+func newHTTPAPI(b Broker, docs IssuerDocuments, o Options) *httpAPI {
+	return &httpAPI{broker: b, docs: docs, opts: o, open: newSources(maxOpenStreams, maxOpenStreams/2)}
 }
 
 // serveHTTP makes a Server of a handler. writeTimeout runs from the end of a request's header.
@@ -63,6 +69,7 @@ type httpAPI struct {
 	broker Broker
 	docs   IssuerDocuments
 	opts   Options
+	open   *sources // HTTP/2 streams: an HTTP/1 connection has one request
 }
 
 // httpCall is one request on its way.
@@ -118,12 +125,26 @@ func (a *httpAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			c.fail(errPanic)
 		}
 	}()
-	if err := a.route(c); err != nil {
+	if err := a.admit(c); err != nil {
 		if errors.Is(err, broker.ErrInvalidRequest) { // the pipeline logs its own refusals
 			a.opts.Log.Info("refused", "request_id", c.corr.RequestID, "path", r.URL.Path, "cause", err.Error())
 		}
 		c.fail(err)
 	}
+}
+
+func (a *httpAPI) admit(c *httpCall) error {
+	if c.r.ProtoMajor < 2 {
+		return a.route(c)
+	}
+	// net/http takes it from the connection.
+	at, _ := netip.ParseAddrPort(c.r.RemoteAddr)
+	host := hostOf(net.TCPAddrFromAddrPort(at))
+	if !a.open.take(host) {
+		return broker.ErrBusy
+	}
+	defer a.open.drop(host)
+	return a.route(c)
 }
 
 func (a *httpAPI) route(c *httpCall) error {

@@ -42,6 +42,9 @@ func correlationOf(ctx context.Context) exchange.Correlation {
 
 func (i interceptors) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
 	if a := admittedOf(ctx); a != nil { // its time is limited already
+		if a.refused {
+			return nil, errTooManyStreams
+		}
 		defer a.end()
 	}
 	ctx, corr := correlate(ctx)
@@ -56,8 +59,11 @@ func (i interceptors) unary(ctx context.Context, req any, info *grpc.UnaryServer
 	return handle(ctx, req)
 }
 
-// stream stands before health's Watch and reflection, which last as long as their callers like.
+// stream stands before health's Watch, which lasts as long as its caller likes, and reflection.
 func (i interceptors) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
+	if a := admittedOf(ss.Context()); a != nil && a.refused {
+		return errTooManyStreams
+	}
 	ctx, corr := correlate(ss.Context())
 	_ = ss.SetHeader(metadata.MD{metaRequestID: {corr.RequestID}})
 	defer func() {

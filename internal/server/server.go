@@ -36,9 +36,11 @@ const (
 	maxHeaderBytes = 32 << 10
 	maxBodyBytes   = 64 << 10
 	maxStreams     = 256 // of one connection
-	streamWorkers  = 256 // goroutines that serve calls; further calls get one of their own
-	maxOpenStreams = 4096
-	maxWatches     = 64
+	// maxMetadataBytes is less for gRPC: the proof is in the message, and metadata stays for as long as nobody reads an answer.
+	maxMetadataBytes = 8 << 10
+	streamWorkers    = 256  // goroutines that serve calls; further calls get one of their own
+	maxOpenStreams   = 4096 // half of them one peer's; of gRPC and of HTTP/2 each
+	maxWatches       = 64
 )
 
 // Times after which a peer that doesn't move is let go.
@@ -47,6 +49,7 @@ const (
 	headerTimeout    = 5 * time.Second
 	readTimeout      = 10 * time.Second // header and body
 	idleTimeout      = 2 * time.Minute
+	refusalTime      = 10 * time.Millisecond // for the message of a call that is refused
 )
 
 // Options are what the transports share. Every field is required.

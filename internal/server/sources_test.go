@@ -3,18 +3,24 @@ package server
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
+
+	brokerv1 "github.com/credbroker/credbroker/proto/broker/v1"
 )
 
 func TestOneSourceCantTakeAllThereIs(t *testing.T) {
@@ -128,6 +134,14 @@ func TestStreamsAreCountedFromTheirFirstFrame(t *testing.T) {
 	if _, err := admit(from("192.0.2.1"), info); status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("one more of the same host: %v", err)
 	}
+	// grpc-go would keep the timer of one with a deadline if the tap refused it: it is let in, and refused at once.
+	hour, stop := context.WithTimeout(from("192.0.2.1"), time.Hour)
+	defer stop()
+	if ctx, err := admit(hour, info); err != nil {
+		t.Errorf("one more with a deadline: %v", err)
+	} else if at, _ := ctx.Deadline(); time.Until(at) > refusalTime || !admittedOf(ctx).refused {
+		t.Errorf("one more with a deadline has %s, %+v", time.Until(at), admittedOf(ctx))
+	}
 	watch, end := context.WithCancel(from("192.0.2.2"))
 	defer end()
 	if ctx, err := admit(watch, &tap.Info{FullMethodName: healthpb.Health_Watch_FullMethodName}); err != nil {
@@ -152,8 +166,15 @@ func TestStreamsAreCountedFromTheirFirstFrame(t *testing.T) {
 // A call whose message never ends is let go at its deadline.
 func TestACallThatNeverFinishesItsMessageEnds(t *testing.T) {
 	o, _ := testOptions()
-	o.RequestTimeout = 100*time.Millisecond - readTimeout // the time for both is what counts here
+	o.RequestTimeout = 100 * time.Millisecond
 	address := serving(t, NewGRPC(listenLoopback(t, TLSFiles{}), &fakeBroker{}, alwaysReady, o))
+	for _, method := range []string{"/broker.v1.CredentialBrokerService/ListRoles", healthpb.Health_Check_FullMethodName, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "/no/such"} {
+		endsUnfinished(t, address, method)
+	}
+}
+
+func endsUnfinished(t *testing.T, address, method string) {
+	t.Helper()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
@@ -166,7 +187,7 @@ func TestACallThatNeverFinishesItsMessageEnds(t *testing.T) {
 	framer := http2.NewFramer(conn, conn)
 	_ = framer.WriteSettings()
 	var block headerBlock
-	for _, h := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", "/broker.v1.CredentialBrokerService/ListRoles"}, {":authority", "b"}, {"content-type", "application/grpc"}, {"te", "trailers"}} {
+	for _, h := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", method}, {":authority", "b"}, {"content-type", "application/grpc"}, {"te", "trailers"}} {
 		block.add(h[0], h[1])
 	}
 	_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.bytes(), EndHeaders: true})
@@ -223,5 +244,125 @@ func TestHealthWatchesAreBounded(t *testing.T) {
 	}
 	if _, err := client.Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
 		t.Errorf("Check meanwhile: %v", errors.Unwrap(err))
+	}
+}
+
+// refusing is a server of which one host has as many streams as it may, until the test ends.
+func refusing(t *testing.T) (address string) {
+	o, _ := testOptions()
+	address = serving(t, NewGRPC(listenLoopback(t, TLSFiles{}), &fakeBroker{}, alwaysReady, o))
+	for range maxOpenStreams / 2 / maxStreams {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		framer := http2.NewFramer(conn, conn)
+		_, _ = conn.Write([]byte(http2.ClientPreface))
+		_ = framer.WriteSettings()
+		var block headerBlock
+		for i := range maxStreams {
+			block.data = block.data[:0]
+			for _, h := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", healthpb.Health_Watch_FullMethodName}, {":authority", "b"}, {"content-type", "application/grpc"}, {"te", "trailers"}} {
+				block.add(h[0], h[1])
+			}
+			if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: block.bytes(), EndHeaders: true}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		go io.Copy(io.Discard, conn) //nolint:errcheck // until it is closed
+	}
+	return address
+}
+
+func TestACallBeyondTheBoundIsToldSo(t *testing.T) {
+	address := refusing(t)
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	client := brokerv1.NewCredentialBrokerServiceClient(conn)
+	deadline := time.Now().Add(10 * time.Second)
+	for _, with := range []func() (context.Context, context.CancelFunc){
+		func() (context.Context, context.CancelFunc) { return t.Context(), func() {} },
+		func() (context.Context, context.CancelFunc) { return context.WithTimeout(t.Context(), time.Hour) },
+	} {
+		for {
+			ctx, cancel := with()
+			_, err := client.ListRoles(ctx, &brokerv1.ListRolesRequest{Proof: proofOf("a")})
+			cancel()
+			if status.Code(err) == codes.ResourceExhausted {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("got %v", err)
+			}
+		}
+	}
+	other := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	elsewhere, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return other.DialContext(ctx, "tcp", addr) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer elsewhere.Close()
+	if _, err := brokerv1.NewCredentialBrokerServiceClient(elsewhere).ListRoles(t.Context(), &brokerv1.ListRolesRequest{Proof: proofOf("a")}); err != nil {
+		t.Errorf("another host: %v", err)
+	}
+}
+
+// Refused streams leave nothing behind, whatever time their peer gives them.
+func TestRefusedStreamsLeaveNothingBehind(t *testing.T) {
+	address := refusing(t)
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	framer := http2.NewFramer(conn, conn)
+	_, _ = conn.Write([]byte(http2.ClientPreface))
+	_ = framer.WriteSettings()
+	answered := make(chan struct{}, 1<<16)
+	go func() {
+		defer close(answered)
+		for {
+			frame, err := framer.ReadFrame()
+			if err != nil {
+				return
+			}
+			if h := frame.Header(); h.Type == http2.FrameHeaders && h.Flags.Has(http2.FlagHeadersEndStream) {
+				answered <- struct{}{}
+			}
+		}
+	}()
+	heap := func() int64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	time.Sleep(100 * time.Millisecond) // what the other connections sent is on its way
+	before := heap()
+	const streams = 20_000
+	var block headerBlock
+	for i := range streams {
+		block.data = block.data[:0]
+		for _, h := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", "/broker.v1.CredentialBrokerService/ListRoles"}, {":authority", "b"}, {"content-type", "application/grpc"}, {"te", "trailers"}, {"grpc-timeout", "99999999H"}} {
+			block.add(h[0], h[1])
+		}
+		if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: block.bytes(), EndHeaders: true, EndStream: true}); err != nil {
+			t.Fatal(err)
+		}
+		if i >= 100 { // fewer than a connection may have
+			<-answered
+		}
+	}
+	for range 100 {
+		<-answered
+	}
+	if left := heap() - before; left > streams*50 { // a timer and its context take some 260 bytes
+		t.Errorf("%d bytes are left of %d streams", left, streams)
 	}
 }
