@@ -106,7 +106,7 @@ func TestAnAWSCacheNeverServesWhatHasEnded(t *testing.T) {
 		if _, err := cache.Retrieve(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		end := time.Now().Add(time.Minute)
+		end := time.Now().Add(time.Minute - lastMoment)
 		s.set(func(s *standIn) { s.err = errAway })
 		for time.Now().Before(end) {
 			if _, err := cache.Retrieve(t.Context()); err != nil {

@@ -18,6 +18,8 @@ const (
 	mostAsked    = 5 * time.Minute
 	// mostPatience takes longestPause's place where trying again soon is no use.
 	mostPatience = 30 * time.Second
+	// lastMoment is how long before their end credentials are no longer given out.
+	lastMoment = time.Second
 	// fewRenewals is how many different wants cost nothing to remember.
 	fewRenewals = 64
 )
@@ -29,6 +31,7 @@ type renewal struct {
 
 	mu      sync.Mutex
 	held    Credentials   // zero before the first
+	ends    time.Time     // when held is no longer given out
 	renewAt time.Time     // when held should be replaced
 	flight  chan struct{} // closed when the call under way ends; nil if there is none
 	// What became of the last call, if it failed.
@@ -78,7 +81,7 @@ func (c *Client) renewal(w want) (*renewal, error) {
 func (r *renewal) idle(now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.flight == nil && !now.Before(r.held.Expires) && !now.Before(r.retryAt)
+	return r.flight == nil && !now.Before(r.ends) && !now.Before(r.retryAt)
 }
 
 // current returns at once if there are valid credentials, and otherwise waits for a call that gets some.
@@ -114,13 +117,13 @@ func (r *renewal) look(got *Credentials, again *time.Time) (flight <-chan struct
 	defer r.mu.Unlock()
 	now := time.Now()
 	// Either may come first: clocks are set, and machines sleep.
-	due := !now.Before(r.renewAt) || !now.Before(r.held.Expires)
+	due := !now.Before(r.renewAt) || !now.Before(r.ends)
 	if r.flight == nil && due && !now.Before(r.retryAt) && !r.start() {
 		return nil, nil, ErrClosed
 	}
-	if now.Before(r.held.Expires) {
+	if now.Before(r.ends) {
 		// If it is time already, the new ones are some milliseconds away.
-		*got, *again = r.held, earlier(r.held.Expires, later(r.renewAt, now.Add(time.Second)))
+		*got, *again = r.held, earlier(r.ends, later(r.renewAt, now.Add(time.Second)))
 		return nil, nil, nil
 	}
 	if r.flight != nil {
@@ -164,6 +167,8 @@ func (r *renewal) renewed(got Credentials, now time.Time) {
 		// The broker's cache holds them still, and may be about to replace them.
 		r.renewAt = earlier(got.Expires, now.Add(min(max(life/4, time.Second), mostPatience)))
 	}
+	// What is signed in the last moment arrives too late.
+	r.ends = got.Expires.Add(-min(lastMoment, life/10))
 	r.renewAt = r.renewAt.Round(0) // by the wall clock, as the expiry
 	r.held, r.err, r.failures, r.retryAt = got, nil, 0, time.Time{}
 }

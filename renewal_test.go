@@ -140,7 +140,7 @@ func TestTheLastCredentialsAreServedUntilTheyEndAndNotLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, c := newStandIn(t)
 		key(t, c)
-		end := time.Now().Add(time.Minute)
+		end := time.Now().Add(time.Minute - lastMoment)
 		s.set(func(s *standIn) { s.err = errAway })
 		for time.Until(end) > time.Second {
 			time.Sleep(time.Second)
@@ -336,7 +336,7 @@ func TestAClockThatIsSetForwardCostsNoRequest(t *testing.T) {
 		key(t, c)
 		r := c.renewals[newWant("reports", nil)]
 		r.mu.Lock()
-		r.held.Expires = time.Now() // as if it were an hour later
+		r.ends = time.Now() // as if it were an hour later
 		if r.renewAt != r.renewAt.Round(0) {
 			t.Error("the time of the renewal goes by a clock that doesn't go while a machine sleeps")
 		}
