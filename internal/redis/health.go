@@ -85,7 +85,7 @@ func (h *health) failed(writes bool, err error) {
 	switch {
 	case h.isAway.Load() || *silent < tripAfter && !refused:
 		return
-	case writes && !refused && h.silentReads < tripAfter:
+	case writes && !refused:
 		h.isMute.Store(true) // the next reads tell whether it is away altogether
 	default:
 		h.reads = fault{why, now}

@@ -227,3 +227,27 @@ func TestALeaseThatNoReplicaTookEnds(t *testing.T) {
 		})
 	}
 }
+
+// An entry that somebody spoiled keeps nobody from the lease.
+func TestALeaseIsTakenWhateverTheEntryIs(t *testing.T) {
+	server := brokertest.StartRedis(t, brokertest.RedisOptions{})
+	c := connect(t, at(server.Addr))
+	server.CLI("LPUSH", entryName(keyer.Key("a")), "x")
+	l := take(t, c, keyer.Key("a"))
+	defer l.Drop(t.Context())
+	if !l.Held() {
+		t.Error("not taken")
+	}
+}
+
+func TestWhatHasEndedIsNotKept(t *testing.T) {
+	server := brokertest.StartRedis(t, brokertest.RedisOptions{})
+	c := connect(t, at(server.Addr))
+	put(t, c, keyer.Key("a"), "a")
+	if err := c.Put(t.Context(), keyer.Key("a"), credentials("b", 0)); err != nil {
+		t.Error(err)
+	}
+	if got := got(t, c, keyer.Key("a")); got != cache.ErrMiss.Error() {
+		t.Errorf("got %s", got)
+	}
+}
