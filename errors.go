@@ -24,6 +24,7 @@ type Code string
 // The codes of docs/errors.md that a caller can meet. A newer broker may have more.
 const (
 	CodeUnauthenticated             Code = "unauthenticated"
+	CodeProofAlreadyUsed            Code = "proof_already_used"
 	CodeIdentityProviderUnavailable Code = "identity_provider_unavailable"
 	CodePermissionDenied            Code = "permission_denied"
 	CodeInvalidPolicy               Code = "invalid_policy"

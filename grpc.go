@@ -61,12 +61,14 @@ func newGRPC(at endpoint, userAgent string) (*grpcTransport, error) {
 func (t *grpcTransport) close() { _ = t.conn.Close() } // it only fails if called twice
 
 func (t *grpcTransport) issue(ctx context.Context, proof prove.Proof, w want) (Credentials, error) {
-	if proof.Kind() != prove.OIDC {
+	req := &brokerv1.IssueCredentialsRequest{Proof: &brokerv1.Proof{}, Role: w.role, Policy: w.policy}
+	switch proof.Kind() {
+	case prove.OIDC:
+		req.Proof.Proof = &brokerv1.Proof_OidcToken{OidcToken: proof.Reveal()}
+	case prove.AWSRequest:
+		req.Proof.Proof = &brokerv1.Proof_AwsProof{AwsProof: proof.Reveal()}
+	default:
 		return Credentials{}, fmt.Errorf("credbroker: proofs of kind %q can't be sent over gRPC", proof.Kind())
-	}
-	req := &brokerv1.IssueCredentialsRequest{
-		Proof: &brokerv1.Proof{Proof: &brokerv1.Proof_OidcToken{OidcToken: proof.Reveal()}},
-		Role:  w.role, Policy: w.policy,
 	}
 	if w.hasTTL {
 		req.Ttl = durationpb.New(w.ttl)

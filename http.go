@@ -91,14 +91,20 @@ func (t *httpTransport) issue(ctx context.Context, proof prove.Proof, w want) (C
 }
 
 func (t *httpTransport) request(ctx context.Context, proof prove.Proof, w want) (*http.Request, error) {
-	if proof.Kind() != prove.OIDC {
-		return nil, fmt.Errorf("credbroker: proofs of kind %q can't be sent over HTTP", proof.Kind())
-	}
-	data, err := json.Marshal(struct {
+	body := struct {
 		Role       string `json:"role"`
 		Policy     string `json:"policy,omitzero"`
 		TTLSeconds int64  `json:"ttl_seconds,omitzero"`
-	}{w.role, w.policy, int64(w.ttl / time.Second)})
+		AWSProof   string `json:"aws_proof,omitzero"`
+	}{Role: w.role, Policy: w.policy, TTLSeconds: int64(w.ttl / time.Second)}
+	switch proof.Kind() {
+	case prove.OIDC:
+	case prove.AWSRequest:
+		body.AWSProof = proof.Reveal()
+	default:
+		return nil, fmt.Errorf("credbroker: proofs of kind %q can't be sent over HTTP", proof.Kind())
+	}
+	data, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +113,9 @@ func (t *httpTransport) request(ctx context.Context, proof prove.Proof, w want) 
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+proof.Reveal())
+	if proof.Kind() == prove.OIDC {
+		req.Header.Set("Authorization", "Bearer "+proof.Reveal())
+	}
 	req.Header.Set("User-Agent", t.userAgent)
 	// Not sent: it tells net/http that the call may be repeated on a new connection if the broker closed the old one just now.
 	req.Header["Idempotency-Key"] = nil

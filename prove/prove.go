@@ -32,7 +32,7 @@ type Proof struct {
 	data secret.Secret
 }
 
-// NewProof is a proof of a kind, with what the kind says it consists of: for [OIDC] the token.
+// NewProof is a proof of a kind, with what the kind says it consists of.
 func NewProof(kind Kind, data string) Proof { return Proof{kind: kind, data: secret.New(data)} }
 
 // Kind is the proof's kind.

@@ -104,7 +104,7 @@ func (f *benchFlags) run(c *cobra.Command) error {
 	if err := f.check(); err != nil {
 		return &usageError{err, c.CommandPath()}
 	}
-	prover, err := f.client.prover(c.InOrStdin())
+	prover, err := f.client.prover(c.Context(), c.InOrStdin())
 	if err != nil {
 		return err
 	}

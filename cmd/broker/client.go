@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +21,9 @@ import (
 // clientFlags say which broker to ask, and as who.
 type clientFlags struct {
 	endpoint  string
+	proof     string
 	tokenFile string
+	aws       awsFlags
 	role      string
 	caFile    string
 	plaintext bool
@@ -38,6 +42,8 @@ type issued struct {
 func (f *clientFlags) register(c *cobra.Command) {
 	flags := c.Flags()
 	flags.StringVar(&f.endpoint, "endpoint", os.Getenv("CREDBROKER_ENDPOINT"), "URL of the broker: https:// for its HTTP listener, grpcs:// for gRPC [$CREDBROKER_ENDPOINT]")
+	flags.StringVar(&f.proof, "proof", cmp.Or(os.Getenv("CREDBROKER_PROOF"), proofFile), "what to prove with: file (a token) or aws (the AWS credentials of this machine) [$CREDBROKER_PROOF]")
+	f.aws.register(c)
 	flags.StringVar(&f.tokenFile, "token-file", os.Getenv("CREDBROKER_TOKEN_FILE"), "file that holds the token; - reads it from standard input [$CREDBROKER_TOKEN_FILE]")
 	flags.StringVar(&f.role, "role", os.Getenv("CREDBROKER_ROLE"), "role to use [$CREDBROKER_ROLE]")
 	flags.StringVar(&f.caFile, "ca-file", os.Getenv("CREDBROKER_CA_FILE"), "PEM file of the CA that the broker's certificate comes from; the system's if not given [$CREDBROKER_CA_FILE]")
@@ -49,7 +55,7 @@ func (f *clientFlags) issue(c *cobra.Command, opts ...credbroker.RoleOption) (is
 	if err := f.check(); err != nil {
 		return issued{}, &usageError{err, c.CommandPath()}
 	}
-	prover, err := f.prover(c.InOrStdin())
+	prover, err := f.prover(c.Context(), c.InOrStdin())
 	if err != nil {
 		return issued{}, err
 	}
@@ -87,7 +93,15 @@ func (f *clientFlags) issue(c *cobra.Command, opts ...credbroker.RoleOption) (is
 
 func (f *clientFlags) check() error {
 	var missing []string
-	for _, flag := range []struct{ name, value string }{{"--endpoint", f.endpoint}, {"--token-file", f.tokenFile}, {"--role", f.role}} {
+	needed := []struct{ name, value string }{{"--endpoint", f.endpoint}, {"--token-file", f.tokenFile}, {"--role", f.role}}
+	switch f.proof {
+	case proofFile:
+	case proofAWS:
+		needed[1].name, needed[1].value = "--aws-server-id", f.aws.serverID
+	default:
+		return fmt.Errorf("--proof is %.32q; expected file or aws", f.proof)
+	}
+	for _, flag := range needed {
 		if flag.value == "" {
 			missing = append(missing, flag.name)
 		}
@@ -98,7 +112,10 @@ func (f *clientFlags) check() error {
 	return nil
 }
 
-func (f *clientFlags) prover(stdin io.Reader) (prove.Prover, error) {
+func (f *clientFlags) prover(ctx context.Context, stdin io.Reader) (prove.Prover, error) {
+	if f.proof == proofAWS {
+		return f.aws.prover(ctx)
+	}
 	if f.tokenFile != "-" {
 		return prove.TokenFile(f.tokenFile), nil
 	}

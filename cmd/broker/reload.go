@@ -38,7 +38,8 @@ type reloader struct {
 	// certificates read their files again.
 	certificates []*server.Certificates
 	reopenAudit  func() error
-	replay       attest.Replay
+	replay       attest.Replay // nil where each issuer remembers for itself
+	used         attest.Replay // of AWS proofs
 	// keyring and keyer get the keys of Redis's key files; keyring is nil without a Redis.
 	keyring *seal.Keyring
 	keyer   *cache.Keyer
@@ -92,7 +93,7 @@ func (r *reloader) replace() ([]string, error) {
 		return nil, err
 	}
 	// Exchangers stay as they were started, so roles are held against those.
-	book, err := newRulebook(cfg, r.backends, verifier)
+	book, err := newRulebook(cfg, r.backends, verifier, r.used)
 	if err != nil {
 		return nil, err
 	}

@@ -110,8 +110,9 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 	p.redis = client
 	owns := issuer.Config{URL: cfg.Issuer.URL, RotateEvery: cfg.Issuer.KeyRotation, Log: log}
 	var replay attest.Replay // in memory
+	var used attest.Replay = attest.NewReplayMemory(time.Now)
 	if cfg.Replicas == config.ReplicasMany {
-		owns.Board, replay = client.Board(), client.Replay()
+		owns.Board, replay, used = client.Board(), client.Replay(), client.Replay()
 	}
 	if p.issuer, err = issuer.New(owns); err != nil {
 		return nil, err
@@ -124,7 +125,7 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 		return nil, err
 	}
 	backends := backends(cfg)
-	book, err := newRulebook(cfg, backends, verifier)
+	book, err := newRulebook(cfg, backends, verifier, used)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +155,7 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 	}, book)
 	p.reloader = &reloader{
 		load: load, broker: p.broker, backends: backends, metrics: m, log: log, reopenAudit: p.audit.Reopen,
-		replay: replay, keyring: keyring, keyer: keyer,
+		replay: replay, used: used, keyring: keyring, keyer: keyer,
 		started: cfg, watched: cfg.Watched(), seen: look(cfg.Watched()),
 	}
 	p.reloader.verifier.Store(verifier)

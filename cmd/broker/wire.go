@@ -6,10 +6,13 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/credbroker/credbroker/internal/attest"
+	"github.com/credbroker/credbroker/internal/attest/awsiam"
 	"github.com/credbroker/credbroker/internal/attest/jwtproof"
 	"github.com/credbroker/credbroker/internal/audit"
 	"github.com/credbroker/credbroker/internal/broker"
@@ -103,13 +106,9 @@ func redisTLS(t config.RedisTLS) (*tls.Config, error) {
 	}
 	out := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
 	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
+		var err error
+		if out.RootCAs, err = readRoots(t.CAFile); err != nil {
 			return nil, fmt.Errorf("redis.tls.ca_file: %w", err)
-		}
-		out.RootCAs = x509.NewCertPool()
-		if !out.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("redis.tls.ca_file: %s holds no certificate in PEM", t.CAFile)
 		}
 	}
 	if t.CertFile != "" {
@@ -123,6 +122,19 @@ func redisTLS(t config.RedisTLS) (*tls.Config, error) {
 		out.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
 	}
 	return out, nil
+}
+
+// readRoots reads certificates in PEM.
+func readRoots(path string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate in PEM", path)
+	}
+	return roots, nil
 }
 
 // newVerifiers makes a verifier for each kind of proof that is configured. Issuers that did not change keep what the
@@ -149,16 +161,41 @@ func newVerifiers(cfg *config.Config, previous *jwtproof.Verifier, replay attest
 }
 
 // newRulebook compiles what a configuration says about identities and roles.
-func newRulebook(cfg *config.Config, backends map[string]policy.Backend, verifier *jwtproof.Verifier) (broker.Rulebook, error) {
+func newRulebook(cfg *config.Config, backends map[string]policy.Backend, verifier *jwtproof.Verifier, used attest.Replay) (broker.Rulebook, error) {
 	rules, err := compileRules(cfg, backends)
 	if err != nil {
 		return broker.Rulebook{}, err
 	}
+	verifiers := map[attest.Kind]attest.Verifier{attest.KindOIDC: verifier}
+	if cfg.AWS.Enabled() {
+		if verifiers[attest.KindAWS], err = newAWSVerifier(&cfg.AWS, used); err != nil {
+			return broker.Rulebook{}, err
+		}
+	}
 	return broker.Rulebook{
-		Verifiers: map[attest.Kind]attest.Verifier{attest.KindOIDC: verifier},
+		Verifiers: verifiers,
 		Rules:     rules,
 		LoadedAt:  time.Now(),
 	}, nil
+}
+
+func newAWSVerifier(a *config.AWS, used attest.Replay) (*awsiam.Verifier, error) {
+	c := awsiam.Config{ServerID: a.ServerID, Accounts: a.Accounts, Skew: a.Skew, Replay: used}
+	for _, name := range slices.Sorted(maps.Keys(a.Endpoints)) {
+		e := a.Endpoints[name]
+		c.Endpoints = append(c.Endpoints, awsiam.Endpoint{Host: e.Host, Partition: e.Partition, Region: e.Region, Address: e.Address})
+	}
+	if a.CAFile != "" {
+		var err error
+		if c.Roots, err = readRoots(a.CAFile); err != nil {
+			return nil, fmt.Errorf("aws.ca_file: %w", err)
+		}
+	}
+	v, err := awsiam.New(c)
+	if err != nil {
+		return nil, fmt.Errorf("aws: %w", err)
+	}
+	return v, nil
 }
 
 func asBrokerExchangers(cfg *config.Config, exchangers map[string]*minio.Exchanger) map[string]broker.Exchanger {

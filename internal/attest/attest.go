@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/credbroker/credbroker/internal/secret"
@@ -14,8 +15,13 @@ import (
 // Kind names a way of proving an identity. It is a closed set: a metric label and a word of the configuration.
 type Kind string
 
-// KindOIDC is a JWT of a configured OpenID Connect issuer.
-const KindOIDC Kind = "oidc"
+// The kinds.
+const (
+	// KindOIDC is a JWT of a configured OpenID Connect issuer.
+	KindOIDC Kind = "oidc"
+	// KindAWS is a GetCallerIdentity request of AWS STS that the caller signed.
+	KindAWS Kind = "aws"
+)
 
 // Errors of [Verifier.Verify]. The text wrapped around them is for the log alone; a caller learns only which of
 // the three it was, and of the first two not even that.
@@ -24,6 +30,8 @@ var (
 	ErrMalformed = errors.New("malformed proof")
 	// ErrRejected means that the proof was read and does not hold: signature, time, audience, issuer.
 	ErrRejected = errors.New("proof rejected")
+	// ErrUsed is an ErrRejected: the proof is for a single use, and was used before.
+	ErrUsed = fmt.Errorf("%w: it was used before", ErrRejected)
 	// ErrUnavailable means that the proof could not be judged now, since what it takes (an issuer's keys, say)
 	// can't be reached. The same proof may pass later.
 	ErrUnavailable = errors.New("proof can't be verified now")
@@ -32,7 +40,7 @@ var (
 // Proof is what a caller shows. It is untrusted in every part.
 type Proof struct {
 	Kind Kind
-	// Data is the proof itself: for KindOIDC the compact JWT (RFC 7519).
+	// Data is the proof itself: for KindOIDC the compact JWT (RFC 7519); for KindAWS what package awsiam says.
 	Data secret.Secret
 	// Peer is the client certificate of the connection that the proof came on; nil if there was none.
 	Peer *x509.Certificate

@@ -29,6 +29,8 @@ type Config struct {
 	Listeners Listeners `yaml:"listeners"`
 	// Issuers are the OIDC issuers whose tokens are taken as proof; at most 256. Default none.
 	Issuers []Issuer `yaml:"issuers"`
+	// AWS says which signed AWS requests are taken as proof. Default none.
+	AWS AWS `yaml:"aws"`
 	// Exchangers are the back-ends that credentials come from, by name (^[a-z0-9][a-z0-9_-]{0,62}$); at most 64.
 	// Default none.
 	Exchangers map[string]Exchanger `yaml:"exchangers"`
@@ -122,6 +124,7 @@ func defaults() *Config {
 		Issuer:    OwnIssuer{KeyRotation: 24 * time.Hour},
 		Listeners: defaultListeners(),
 		Cache:     Cache{MaxBytes: 64 << 20},
+		AWS:       AWS{Skew: 30 * time.Second},
 		Redis:     defaultRedis(),
 		Audit:     Audit{Path: "-"},
 		Log:       Log{Level: slog.LevelInfo},

@@ -88,6 +88,7 @@ func TestEmptyFileIsValid(t *testing.T) {
 				GRPC: Listener{Address: "127.0.0.1:9443"}, HTTP: Listener{Address: "127.0.0.1:8443"}, Metrics: Listener{Address: "127.0.0.1:9464"},
 				Admin: AdminListener{Socket: "/run/credbroker/admin.sock"},
 			},
+			AWS:      AWS{Skew: 30 * time.Second},
 			Cache:    Cache{MaxBytes: 67108864},
 			Redis:    Redis{Mode: "standalone", Timeout: 250 * time.Millisecond, Prefix: "credbroker"},
 			Audit:    Audit{Path: "-"},

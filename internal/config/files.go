@@ -44,6 +44,7 @@ func (c *Config) files() []namedFile {
 			namedFile{path: i.CAFile, key: at + ".ca_file", reload: true},
 			namedFile{path: i.BearerFile, key: at + ".bearer_file", least: 1, most: 16 << 10}) // read at each fetch
 	}
+	out = append(out, namedFile{path: c.AWS.CAFile, key: "aws.ca_file", reload: true})
 	for name, e := range c.Exchangers {
 		out = append(out, namedFile{path: e.CAFile, key: join("exchangers", name) + ".ca_file"})
 	}

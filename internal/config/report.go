@@ -40,7 +40,7 @@ func (c *Config) Warnings() []string {
 	if c.Replicas == ReplicasSingle && c.Redis.Enabled() {
 		warn("replicas: single, and there is a Redis: a second replica's issuer keys would not be published")
 	}
-	if len(c.Issuers) == 0 {
+	if len(c.Issuers) == 0 && !c.AWS.Enabled() {
 		warn("issuers: there are none: nobody can prove an identity")
 	}
 	if len(c.Exchangers) == 0 {
@@ -49,10 +49,10 @@ func (c *Config) Warnings() []string {
 	if len(c.Roles) == 0 {
 		warn("roles: there are none: everything is denied")
 	}
-	if len(c.Issuers) > 1 {
+	if c.AWS.Enabled() && len(c.Issuers) > 0 || len(c.Issuers) > 1 {
 		for i, role := range c.Roles {
-			if !strings.Contains(role.When, "identity.issuer") {
-				warn("%s.when (%s): there is more than one issuer and it doesn't mention identity.issuer: any of them can name a subject that it lets in", index("roles", i), role.Name)
+			if !strings.Contains(role.When, "identity.issuer") && !strings.Contains(role.When, "identity.kind") {
+				warn("%s.when (%s): there is more than one issuer and it doesn't mention identity.issuer or identity.kind: any of them can name a subject that it lets in", index("roles", i), role.Name)
 			}
 		}
 	}
@@ -69,7 +69,7 @@ func (c *Config) Warnings() []string {
 }
 
 // NeedsRestart are the keys, sorted, whose values differ from those that the process was started with and that take effect
-// at a restart alone: all but issuers and roles.
+// at a restart alone: all but issuers, aws and roles.
 func (c *Config) NeedsRestart(started *Config) []string {
 	is, was := c.values(), started.values()
 	var out []string
@@ -92,6 +92,7 @@ func (c *Config) values() map[string]any {
 	out := map[string]any{}
 	clone := *c
 	clone.Exchangers = maps.Clone(c.Exchangers) // walk writes to it
+	clone.AWS = AWS{}                           // takes effect at once
 	walk(fieldsOf(&clone), "", func(path string, v reflect.Value) {
 		if !perItem(path) {
 			out[path] = v.Interface()

@@ -77,6 +77,7 @@ func (v *validator) all() {
 	v.duration("issuer.key_rotation", v.Issuer.KeyRotation, 10*time.Minute, 720*time.Hour)
 	v.listeners()
 	v.issuers()
+	v.aws()
 	v.exchangers()
 	within(v, "cache.max_bytes", v.Cache.MaxBytes, 1<<20, 16<<30)
 	v.required("audit.path", v.Audit.Path)

@@ -19,6 +19,13 @@ func aRedis(more string) string {
 	return "redis: {addresses: ['127.0.0.1:6379'], sealing_keys_file: a, key_hmac_keys_file: b, " + more + "}"
 }
 
+func anAWS(more string) string {
+	if !strings.Contains(more, "server_id") {
+		more = "server_id: s, " + more
+	}
+	return "aws: {accounts: ['123456789012'], " + more + "}"
+}
+
 func many(n int, format string) string {
 	entries := make([]string, n)
 	for i := range entries {
@@ -58,6 +65,12 @@ func TestBounds(t *testing.T) {
 		{aRedis("mode: sentinel, master_name: m, sentinel_username: u"), aRedis("sentinel_username: u"), "redis.mode"},
 		{aRedis("tls: {enabled: true, cert_file: c, key_file: k}"), aRedis("tls: {enabled: true, key_file: k}"), "redis.tls.key_file"},
 		{aRedis("tls: {enabled: true, server_name: r}"), aRedis("tls: {server_name: r}"), "redis.tls.enabled"},
+		{anAWS("skew: 1s"), anAWS("skew: 999ms"), "aws.skew"},
+		{anAWS("skew: 60s"), anAWS("skew: 61s"), "aws.skew"},
+		{anAWS("server_id: '" + long + "'"), anAWS("server_id: '" + long + "x'"), "aws.server_id"},
+		{anAWS(""), "aws: {skew: 1s}", "aws.accounts"},
+		{anAWS(""), "aws: {accounts: ['123456789012']}", "aws.server_id"},
+		{anAWS("endpoints: {a: {host: h.example, region: us-gov-west-1, partition: aws-us-gov, address: 'h:1'}}"), anAWS("endpoints: {a: {host: h.example, region: r, partition: aws}}"), "aws.endpoints.a.region"},
 		{"redis: {addresses: ['redis:1'], insecure_plaintext: true, sealing_keys_file: a, key_hmac_keys_file: b}", "redis: {addresses: ['redis:1'], sealing_keys_file: a, key_hmac_keys_file: b}", "redis.addresses[0]"},
 		{"redis: {addresses: ['redis:1'], tls: {enabled: true}, sealing_keys_file: a, key_hmac_keys_file: b}", "redis: {addresses: ['redis:0'], tls: {enabled: true}, sealing_keys_file: a, key_hmac_keys_file: b}", "redis.addresses[0]"},
 		{aRedis("mode: cluster"), "redis: {addresses: ['127.0.0.1:1', '127.0.0.1:2'], sealing_keys_file: a, key_hmac_keys_file: b}", "redis.addresses"},

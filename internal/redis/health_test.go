@@ -17,7 +17,7 @@ import (
 // What Redis's behaviour says of it: each step is an operation that failed, or worked if there is no error.
 func TestHealth(t *testing.T) {
 	var (
-		silence  error = context.DeadlineExceeded
+		silence        = context.DeadlineExceeded
 		answer   error = goredis.Nil
 		refusal  error = &net.OpError{Op: "dial", Err: errors.New("connection refused")}
 		breaking error = &net.OpError{Op: "read", Err: errors.New("connection reset")}

@@ -72,7 +72,7 @@ func (r *Replay) Use(ctx context.Context, name [sha256.Size]byte, issued time.Ti
 	case answer[1] < 0:
 		return fmt.Errorf("%w: Redis may throw away what says that a proof was used: set its maxmemory-policy to noeviction", attest.ErrUnavailable)
 	case answer[0] != 1:
-		return fmt.Errorf("%w: proof was used before", attest.ErrRejected)
+		return attest.ErrUsed
 	case issued.Before(began):
 		return fmt.Errorf("%w: proof is older than Redis's memory of used ones, which began at %s", attest.ErrRejected, stamp(began))
 	}

@@ -50,6 +50,7 @@ var table = []struct {
 	sentinel error
 	public
 }{
+	{attest.ErrUsed, public{"proof_already_used", "this proof was used before, and is for a single use: make another", codes.Unauthenticated, 401, time.Second}},
 	{attest.ErrMalformed, unauthenticated},
 	{attest.ErrRejected, unauthenticated},
 	{attest.ErrUnavailable, public{"identity_provider_unavailable", "the proof can't be verified now: its issuer's keys, or the memory of used proofs, are out of reach", codes.Unavailable, 503, 2 * time.Second}},

@@ -40,6 +40,7 @@ type wantError struct {
 
 // wantErrors is written out, and not taken from the table, so that a changed row is seen.
 var wantErrors = []wantError{
+	{attest.ErrUsed, "proof_already_used", codes.Unauthenticated, 401, true},
 	{attest.ErrMalformed, "unauthenticated", codes.Unauthenticated, 401, false},
 	{attest.ErrRejected, "unauthenticated", codes.Unauthenticated, 401, false},
 	{attest.ErrUnavailable, "identity_provider_unavailable", codes.Unavailable, 503, true},

@@ -14,7 +14,7 @@ import (
 func FuzzDecodeIssue(f *testing.F) {
 	for _, seed := range []string{
 		`{"role":"reports","policy":"{}","ttl_seconds":900,"oidc_token":"a.b.c"}`, `{"role":"a","role":"b"}`, `{"role":"a","r\u006fle":"b"}`,
-		`{"Role":"a"}`, `{"role":"a","ttl_seconds":"3600s"}`, `{"role":"a","ttl_seconds":1e3}`, `{"role":"a","ttl_seconds":-0}`,
+		`{"role":"a","aws_proof":"k8s-aws-v1.a"}`, `{"role":"a","aws_proof":"k8s-aws-v1.a","oidc_token":"a.b.c"}`, `{"Role":"a"}`, `{"role":"a","ttl_seconds":"3600s"}`, `{"role":"a","ttl_seconds":1e3}`, `{"role":"a","ttl_seconds":-0}`,
 		`{"role":"a","ttl_seconds":1000000000}`, `{"role":"../../sys/seal"}`, `{"role":"a\u0000b"}`, `{"role":"\ud800"}`, `{"role":"a"}{}`, `[[[[[[[[`, "{\"role\":\"\xff\"}", "",
 	} {
 		f.Add([]byte(seed))
@@ -32,6 +32,7 @@ func FuzzDecodeIssue(f *testing.F) {
 			Policy string `json:"policy"`
 			TTL    *int64 `json:"ttl_seconds"`
 			Token  string `json:"oidc_token"`
+			AWS    string `json:"aws_proof"`
 		}
 		if err := json.Unmarshal(data, &want); err != nil {
 			t.Fatalf("taken, and not JSON: %v", err)
@@ -40,7 +41,7 @@ func FuzzDecodeIssue(f *testing.F) {
 		if want.TTL != nil {
 			ttl = time.Duration(*want.TTL) * time.Second
 		}
-		if b.role != want.Role || b.role == "" || b.policy != want.Policy || b.ttl != ttl || b.token != want.Token || want.TTL != nil && ttl < time.Second {
+		if b.role != want.Role || b.role == "" || b.policy != want.Policy || b.ttl != ttl || b.proofs < 2 && b.proof.Data.Reveal() != want.Token+want.AWS || want.TTL != nil && ttl < time.Second {
 			t.Fatalf("%+v, want %+v", b, want)
 		}
 	})

@@ -3,10 +3,13 @@ package server
 import (
 	"context"
 	"crypto/x509"
+	"encoding/base64"
 	"net"
+	"net/http"
 	"net/netip"
 	"time"
 
+	"github.com/go-json-experiment/json"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -209,8 +212,13 @@ func (a *grpcAPI) ListRoles(ctx context.Context, in *brokerv1.ListRolesRequest) 
 // requestOf is what every call has: the proof, the correlation and the peer.
 func requestOf(ctx context.Context, in *brokerv1.Proof) broker.Request {
 	req := broker.Request{Correlation: correlationOf(ctx)}
-	if token := in.GetOidcToken(); token != "" {
-		req.Proof = attest.Proof{Kind: attest.KindOIDC, Data: secret.New(token)}
+	switch proof := in.GetProof().(type) {
+	case *brokerv1.Proof_OidcToken:
+		req.Proof = newProof(attest.KindOIDC, proof.OidcToken)
+	case *brokerv1.Proof_AwsProof:
+		req.Proof = newProof(attest.KindAWS, proof.AwsProof)
+	case *brokerv1.Proof_AwsRequest:
+		req.Proof = newProof(attest.KindAWS, awsLoginData(proof.AwsRequest))
 	}
 	if p, ok := peer.FromContext(ctx); ok {
 		req.Proof.Peer = clientCertificate(p)
@@ -221,6 +229,31 @@ func requestOf(ctx context.Context, in *brokerv1.Proof) broker.Request {
 		}
 	}
 	return req
+}
+
+// newProof is a proof, or none if it is empty.
+func newProof(kind attest.Kind, data string) attest.Proof {
+	if data == "" {
+		return attest.Proof{}
+	}
+	return attest.Proof{Kind: kind, Data: secret.New(data)}
+}
+
+// awsLoginData writes a request by its parts as login data, the one form that is parsed.
+func awsLoginData(r *brokerv1.AwsRequest) string {
+	headers, err := json.Marshal(r.GetHeaders())
+	if err != nil { // not UTF-8, which proto's strings are
+		return ""
+	}
+	b64 := base64.StdEncoding.EncodeToString
+	data, err := json.Marshal(map[string]string{
+		"iam_http_request_method": http.MethodPost, "iam_request_url": b64([]byte(r.GetUrl())), "iam_request_body": b64([]byte(r.GetBody())),
+		"iam_request_headers": b64(headers),
+	})
+	if err != nil {
+		return ""
+	}
+	return string(data)
 }
 
 // clientCertificate is the peer's certificate if it was verified, or nil.

@@ -15,7 +15,6 @@ import (
 
 	"github.com/credbroker/credbroker/internal/attest"
 	"github.com/credbroker/credbroker/internal/broker"
-	"github.com/credbroker/credbroker/internal/secret"
 )
 
 // Headers of the header form. None but these, Authorization and those of correlation.go are read as input.
@@ -30,8 +29,8 @@ const maxTTLSeconds = 1<<31 - 1
 
 // body is the JSON object of a POST.
 type body struct {
-	token        string
-	hasToken     bool
+	proofs       int // how many there are
+	proof        attest.Proof
 	role, policy string
 	ttl          time.Duration
 }
@@ -107,15 +106,12 @@ func (c *httpCall) request(b body) (broker.Request, error) {
 	}
 	authorization := c.r.Header["Authorization"]
 	// Two proofs are never weighed against each other (RFC 6750, section 3.1: invalid_request).
-	if len(authorization) > 1 || len(authorization) == 1 && b.hasToken {
+	if len(authorization)+b.proofs > 1 {
 		return broker.Request{}, invalid("more than one proof")
 	}
-	token := b.token
+	req.Proof = b.proof
 	if len(authorization) == 1 {
-		token = bearer(authorization[0])
-	}
-	if token != "" {
-		req.Proof = attest.Proof{Kind: attest.KindOIDC, Data: secret.New(token)}
+		req.Proof = newProof(attest.KindOIDC, bearer(authorization[0]))
 	}
 	if c.r.TLS != nil && len(c.r.TLS.VerifiedChains) > 0 {
 		req.Proof.Peer = c.r.TLS.PeerCertificates[0]
@@ -218,7 +214,9 @@ func decodeBody(data []byte, issue bool) (body, error) {
 		}
 		switch {
 		case name == "oidc_token" && value.Kind() == '"':
-			b.token, b.hasToken = value.String(), true
+			b.proof, b.proofs = newProof(attest.KindOIDC, value.String()), b.proofs+1
+		case name == "aws_proof" && value.Kind() == '"':
+			b.proof, b.proofs = newProof(attest.KindAWS, value.String()), b.proofs+1
 		case name == "role" && issue && value.Kind() == '"':
 			b.role = value.String()
 		case name == "policy" && issue && value.Kind() == '"':

@@ -166,7 +166,7 @@ func newIssuer(c Issuer, old *issuer, now func() time.Time, replay attest.Replay
 		case old != nil && old.replay != nil:
 			is.replay = old.replay
 		default:
-			is.replay = newReplayMemory(now)
+			is.replay = attest.NewReplayMemory(now)
 		}
 	}
 	return is, nil

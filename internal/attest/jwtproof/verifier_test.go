@@ -204,7 +204,7 @@ func TestCallersContextEndsTheWait(t *testing.T) {
 func TestSingleUseTokens(t *testing.T) {
 	f := newFixture(t, func(is *jwtproof.Issuer) { is.SingleUse = true })
 	once := func(jti any) string { return f.idp.Token(map[string]any{"jti": jti}) }
-	f.expect(t, once("early"), attest.ErrRejected, "older than the memory of used tokens")
+	f.expect(t, once("early"), attest.ErrRejected, "older than the memory of used ones")
 	f.advance(time.Minute)
 	token := once("a")
 	f.expect(t, token, nil, "")

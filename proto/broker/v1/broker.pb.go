@@ -31,6 +31,8 @@ type Proof struct {
 	// Types that are valid to be assigned to Proof:
 	//
 	//	*Proof_OidcToken
+	//	*Proof_AwsProof
+	//	*Proof_AwsRequest
 	Proof         isProof_Proof `protobuf_oneof:"proof"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -82,6 +84,24 @@ func (x *Proof) GetOidcToken() string {
 	return ""
 }
 
+func (x *Proof) GetAwsProof() string {
+	if x != nil {
+		if x, ok := x.Proof.(*Proof_AwsProof); ok {
+			return x.AwsProof
+		}
+	}
+	return ""
+}
+
+func (x *Proof) GetAwsRequest() *AwsRequest {
+	if x != nil {
+		if x, ok := x.Proof.(*Proof_AwsRequest); ok {
+			return x.AwsRequest
+		}
+	}
+	return nil
+}
+
 type isProof_Proof interface {
 	isProof_Proof()
 }
@@ -91,7 +111,87 @@ type Proof_OidcToken struct {
 	OidcToken string `protobuf:"bytes,1,opt,name=oidc_token,json=oidcToken,proto3,oneof"`
 }
 
+type Proof_AwsProof struct {
+	// A GetCallerIdentity request of AWS STS that the caller signed, as text: the login data of Vault's AWS auth method as a JSON
+	// object (iam_http_request_method, iam_request_url, iam_request_body, iam_request_headers), or the token that
+	// `aws eks get-token` prints; at most 8 KiB. docs/proofs/aws.md says what has to be signed.
+	AwsProof string `protobuf:"bytes,2,opt,name=aws_proof,json=awsProof,proto3,oneof"`
+}
+
+type Proof_AwsRequest struct {
+	// The same request by its parts.
+	AwsRequest *AwsRequest `protobuf:"bytes,3,opt,name=aws_request,json=awsRequest,proto3,oneof"`
+}
+
 func (*Proof_OidcToken) isProof_Proof() {}
+
+func (*Proof_AwsProof) isProof_Proof() {}
+
+func (*Proof_AwsRequest) isProof_Proof() {}
+
+// AwsRequest is a signed POST of GetCallerIdentity.
+type AwsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "https://HOST/", HOST being an endpoint of AWS STS.
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// "Action=GetCallerIdentity&Version=2011-06-15".
+	Body string `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	// All headers that were signed, but for Host, and Authorization.
+	Headers       map[string]string `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AwsRequest) Reset() {
+	*x = AwsRequest{}
+	mi := &file_broker_v1_broker_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AwsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AwsRequest) ProtoMessage() {}
+
+func (x *AwsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_v1_broker_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AwsRequest.ProtoReflect.Descriptor instead.
+func (*AwsRequest) Descriptor() ([]byte, []int) {
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AwsRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *AwsRequest) GetBody() string {
+	if x != nil {
+		return x.Body
+	}
+	return ""
+}
+
+func (x *AwsRequest) GetHeaders() map[string]string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
 
 type IssueCredentialsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -110,7 +210,7 @@ type IssueCredentialsRequest struct {
 
 func (x *IssueCredentialsRequest) Reset() {
 	*x = IssueCredentialsRequest{}
-	mi := &file_broker_v1_broker_proto_msgTypes[1]
+	mi := &file_broker_v1_broker_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -122,7 +222,7 @@ func (x *IssueCredentialsRequest) String() string {
 func (*IssueCredentialsRequest) ProtoMessage() {}
 
 func (x *IssueCredentialsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[1]
+	mi := &file_broker_v1_broker_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -135,7 +235,7 @@ func (x *IssueCredentialsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCredentialsRequest.ProtoReflect.Descriptor instead.
 func (*IssueCredentialsRequest) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{1}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *IssueCredentialsRequest) GetProof() *Proof {
@@ -183,7 +283,7 @@ type IssueCredentialsResponse struct {
 
 func (x *IssueCredentialsResponse) Reset() {
 	*x = IssueCredentialsResponse{}
-	mi := &file_broker_v1_broker_proto_msgTypes[2]
+	mi := &file_broker_v1_broker_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -195,7 +295,7 @@ func (x *IssueCredentialsResponse) String() string {
 func (*IssueCredentialsResponse) ProtoMessage() {}
 
 func (x *IssueCredentialsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[2]
+	mi := &file_broker_v1_broker_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -208,7 +308,7 @@ func (x *IssueCredentialsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCredentialsResponse.ProtoReflect.Descriptor instead.
 func (*IssueCredentialsResponse) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{2}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *IssueCredentialsResponse) GetAccessKeyId() string {
@@ -263,7 +363,7 @@ type ExplainAccessRequest struct {
 
 func (x *ExplainAccessRequest) Reset() {
 	*x = ExplainAccessRequest{}
-	mi := &file_broker_v1_broker_proto_msgTypes[3]
+	mi := &file_broker_v1_broker_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -275,7 +375,7 @@ func (x *ExplainAccessRequest) String() string {
 func (*ExplainAccessRequest) ProtoMessage() {}
 
 func (x *ExplainAccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[3]
+	mi := &file_broker_v1_broker_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -288,7 +388,7 @@ func (x *ExplainAccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainAccessRequest.ProtoReflect.Descriptor instead.
 func (*ExplainAccessRequest) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{3}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ExplainAccessRequest) GetProof() *Proof {
@@ -310,7 +410,7 @@ type ExplainAccessResponse struct {
 
 func (x *ExplainAccessResponse) Reset() {
 	*x = ExplainAccessResponse{}
-	mi := &file_broker_v1_broker_proto_msgTypes[4]
+	mi := &file_broker_v1_broker_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -322,7 +422,7 @@ func (x *ExplainAccessResponse) String() string {
 func (*ExplainAccessResponse) ProtoMessage() {}
 
 func (x *ExplainAccessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[4]
+	mi := &file_broker_v1_broker_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -335,7 +435,7 @@ func (x *ExplainAccessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainAccessResponse.ProtoReflect.Descriptor instead.
 func (*ExplainAccessResponse) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{4}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ExplainAccessResponse) GetIdentity() *Identity {
@@ -369,7 +469,7 @@ type ListRolesRequest struct {
 
 func (x *ListRolesRequest) Reset() {
 	*x = ListRolesRequest{}
-	mi := &file_broker_v1_broker_proto_msgTypes[5]
+	mi := &file_broker_v1_broker_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -381,7 +481,7 @@ func (x *ListRolesRequest) String() string {
 func (*ListRolesRequest) ProtoMessage() {}
 
 func (x *ListRolesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[5]
+	mi := &file_broker_v1_broker_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -394,7 +494,7 @@ func (x *ListRolesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolesRequest.ProtoReflect.Descriptor instead.
 func (*ListRolesRequest) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{5}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListRolesRequest) GetProof() *Proof {
@@ -415,7 +515,7 @@ type ListRolesResponse struct {
 
 func (x *ListRolesResponse) Reset() {
 	*x = ListRolesResponse{}
-	mi := &file_broker_v1_broker_proto_msgTypes[6]
+	mi := &file_broker_v1_broker_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -427,7 +527,7 @@ func (x *ListRolesResponse) String() string {
 func (*ListRolesResponse) ProtoMessage() {}
 
 func (x *ListRolesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[6]
+	mi := &file_broker_v1_broker_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -440,7 +540,7 @@ func (x *ListRolesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolesResponse.ProtoReflect.Descriptor instead.
 func (*ListRolesResponse) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{6}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListRolesResponse) GetRoles() []*Role {
@@ -479,7 +579,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_broker_v1_broker_proto_msgTypes[7]
+	mi := &file_broker_v1_broker_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -491,7 +591,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[7]
+	mi := &file_broker_v1_broker_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -504,7 +604,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{7}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Identity) GetKind() string {
@@ -565,7 +665,7 @@ type AttributeValues struct {
 
 func (x *AttributeValues) Reset() {
 	*x = AttributeValues{}
-	mi := &file_broker_v1_broker_proto_msgTypes[8]
+	mi := &file_broker_v1_broker_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -577,7 +677,7 @@ func (x *AttributeValues) String() string {
 func (*AttributeValues) ProtoMessage() {}
 
 func (x *AttributeValues) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[8]
+	mi := &file_broker_v1_broker_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -590,7 +690,7 @@ func (x *AttributeValues) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttributeValues.ProtoReflect.Descriptor instead.
 func (*AttributeValues) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{8}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AttributeValues) GetValues() []string {
@@ -613,7 +713,7 @@ type Role struct {
 
 func (x *Role) Reset() {
 	*x = Role{}
-	mi := &file_broker_v1_broker_proto_msgTypes[9]
+	mi := &file_broker_v1_broker_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -625,7 +725,7 @@ func (x *Role) String() string {
 func (*Role) ProtoMessage() {}
 
 func (x *Role) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[9]
+	mi := &file_broker_v1_broker_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -638,7 +738,7 @@ func (x *Role) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Role.ProtoReflect.Descriptor instead.
 func (*Role) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{9}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Role) GetName() string {
@@ -673,11 +773,22 @@ var File_broker_v1_broker_proto protoreflect.FileDescriptor
 
 const file_broker_v1_broker_proto_rawDesc = "" +
 	"\n" +
-	"\x16broker/v1/broker.proto\x12\tbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"6\n" +
+	"\x16broker/v1/broker.proto\x12\tbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x01\n" +
 	"\x05Proof\x12$\n" +
 	"\n" +
-	"oidc_token\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00R\toidcTokenB\a\n" +
-	"\x05proof\"\x9a\x01\n" +
+	"oidc_token\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00R\toidcToken\x12\"\n" +
+	"\taws_proof\x18\x02 \x01(\tB\x03\x80\x01\x01H\x00R\bawsProof\x12=\n" +
+	"\vaws_request\x18\x03 \x01(\v2\x15.broker.v1.AwsRequestB\x03\x80\x01\x01H\x00R\n" +
+	"awsRequestB\a\n" +
+	"\x05proof\"\xb1\x01\n" +
+	"\n" +
+	"AwsRequest\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
+	"\x04body\x18\x02 \x01(\tR\x04body\x12A\n" +
+	"\aheaders\x18\x03 \x03(\v2\".broker.v1.AwsRequest.HeadersEntryB\x03\x80\x01\x01R\aheaders\x1a:\n" +
+	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9a\x01\n" +
 	"\x17IssueCredentialsRequest\x12&\n" +
 	"\x05proof\x18\x01 \x01(\v2\x10.broker.v1.ProofR\x05proof\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x16\n" +
@@ -744,48 +855,52 @@ func file_broker_v1_broker_proto_rawDescGZIP() []byte {
 	return file_broker_v1_broker_proto_rawDescData
 }
 
-var file_broker_v1_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_broker_v1_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_broker_v1_broker_proto_goTypes = []any{
 	(*Proof)(nil),                    // 0: broker.v1.Proof
-	(*IssueCredentialsRequest)(nil),  // 1: broker.v1.IssueCredentialsRequest
-	(*IssueCredentialsResponse)(nil), // 2: broker.v1.IssueCredentialsResponse
-	(*ExplainAccessRequest)(nil),     // 3: broker.v1.ExplainAccessRequest
-	(*ExplainAccessResponse)(nil),    // 4: broker.v1.ExplainAccessResponse
-	(*ListRolesRequest)(nil),         // 5: broker.v1.ListRolesRequest
-	(*ListRolesResponse)(nil),        // 6: broker.v1.ListRolesResponse
-	(*Identity)(nil),                 // 7: broker.v1.Identity
-	(*AttributeValues)(nil),          // 8: broker.v1.AttributeValues
-	(*Role)(nil),                     // 9: broker.v1.Role
-	nil,                              // 10: broker.v1.Identity.AttributesEntry
-	(*durationpb.Duration)(nil),      // 11: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 12: google.protobuf.Timestamp
+	(*AwsRequest)(nil),               // 1: broker.v1.AwsRequest
+	(*IssueCredentialsRequest)(nil),  // 2: broker.v1.IssueCredentialsRequest
+	(*IssueCredentialsResponse)(nil), // 3: broker.v1.IssueCredentialsResponse
+	(*ExplainAccessRequest)(nil),     // 4: broker.v1.ExplainAccessRequest
+	(*ExplainAccessResponse)(nil),    // 5: broker.v1.ExplainAccessResponse
+	(*ListRolesRequest)(nil),         // 6: broker.v1.ListRolesRequest
+	(*ListRolesResponse)(nil),        // 7: broker.v1.ListRolesResponse
+	(*Identity)(nil),                 // 8: broker.v1.Identity
+	(*AttributeValues)(nil),          // 9: broker.v1.AttributeValues
+	(*Role)(nil),                     // 10: broker.v1.Role
+	nil,                              // 11: broker.v1.AwsRequest.HeadersEntry
+	nil,                              // 12: broker.v1.Identity.AttributesEntry
+	(*durationpb.Duration)(nil),      // 13: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 14: google.protobuf.Timestamp
 }
 var file_broker_v1_broker_proto_depIdxs = []int32{
-	0,  // 0: broker.v1.IssueCredentialsRequest.proof:type_name -> broker.v1.Proof
-	11, // 1: broker.v1.IssueCredentialsRequest.ttl:type_name -> google.protobuf.Duration
-	12, // 2: broker.v1.IssueCredentialsResponse.expires_at:type_name -> google.protobuf.Timestamp
-	0,  // 3: broker.v1.ExplainAccessRequest.proof:type_name -> broker.v1.Proof
-	7,  // 4: broker.v1.ExplainAccessResponse.identity:type_name -> broker.v1.Identity
-	9,  // 5: broker.v1.ExplainAccessResponse.roles:type_name -> broker.v1.Role
-	0,  // 6: broker.v1.ListRolesRequest.proof:type_name -> broker.v1.Proof
-	9,  // 7: broker.v1.ListRolesResponse.roles:type_name -> broker.v1.Role
-	10, // 8: broker.v1.Identity.attributes:type_name -> broker.v1.Identity.AttributesEntry
-	12, // 9: broker.v1.Identity.expires_at:type_name -> google.protobuf.Timestamp
-	7,  // 10: broker.v1.Identity.actor:type_name -> broker.v1.Identity
-	11, // 11: broker.v1.Role.default_ttl:type_name -> google.protobuf.Duration
-	11, // 12: broker.v1.Role.max_ttl:type_name -> google.protobuf.Duration
-	8,  // 13: broker.v1.Identity.AttributesEntry.value:type_name -> broker.v1.AttributeValues
-	1,  // 14: broker.v1.CredentialBrokerService.IssueCredentials:input_type -> broker.v1.IssueCredentialsRequest
-	3,  // 15: broker.v1.CredentialBrokerService.ExplainAccess:input_type -> broker.v1.ExplainAccessRequest
-	5,  // 16: broker.v1.CredentialBrokerService.ListRoles:input_type -> broker.v1.ListRolesRequest
-	2,  // 17: broker.v1.CredentialBrokerService.IssueCredentials:output_type -> broker.v1.IssueCredentialsResponse
-	4,  // 18: broker.v1.CredentialBrokerService.ExplainAccess:output_type -> broker.v1.ExplainAccessResponse
-	6,  // 19: broker.v1.CredentialBrokerService.ListRoles:output_type -> broker.v1.ListRolesResponse
-	17, // [17:20] is the sub-list for method output_type
-	14, // [14:17] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	1,  // 0: broker.v1.Proof.aws_request:type_name -> broker.v1.AwsRequest
+	11, // 1: broker.v1.AwsRequest.headers:type_name -> broker.v1.AwsRequest.HeadersEntry
+	0,  // 2: broker.v1.IssueCredentialsRequest.proof:type_name -> broker.v1.Proof
+	13, // 3: broker.v1.IssueCredentialsRequest.ttl:type_name -> google.protobuf.Duration
+	14, // 4: broker.v1.IssueCredentialsResponse.expires_at:type_name -> google.protobuf.Timestamp
+	0,  // 5: broker.v1.ExplainAccessRequest.proof:type_name -> broker.v1.Proof
+	8,  // 6: broker.v1.ExplainAccessResponse.identity:type_name -> broker.v1.Identity
+	10, // 7: broker.v1.ExplainAccessResponse.roles:type_name -> broker.v1.Role
+	0,  // 8: broker.v1.ListRolesRequest.proof:type_name -> broker.v1.Proof
+	10, // 9: broker.v1.ListRolesResponse.roles:type_name -> broker.v1.Role
+	12, // 10: broker.v1.Identity.attributes:type_name -> broker.v1.Identity.AttributesEntry
+	14, // 11: broker.v1.Identity.expires_at:type_name -> google.protobuf.Timestamp
+	8,  // 12: broker.v1.Identity.actor:type_name -> broker.v1.Identity
+	13, // 13: broker.v1.Role.default_ttl:type_name -> google.protobuf.Duration
+	13, // 14: broker.v1.Role.max_ttl:type_name -> google.protobuf.Duration
+	9,  // 15: broker.v1.Identity.AttributesEntry.value:type_name -> broker.v1.AttributeValues
+	2,  // 16: broker.v1.CredentialBrokerService.IssueCredentials:input_type -> broker.v1.IssueCredentialsRequest
+	4,  // 17: broker.v1.CredentialBrokerService.ExplainAccess:input_type -> broker.v1.ExplainAccessRequest
+	6,  // 18: broker.v1.CredentialBrokerService.ListRoles:input_type -> broker.v1.ListRolesRequest
+	3,  // 19: broker.v1.CredentialBrokerService.IssueCredentials:output_type -> broker.v1.IssueCredentialsResponse
+	5,  // 20: broker.v1.CredentialBrokerService.ExplainAccess:output_type -> broker.v1.ExplainAccessResponse
+	7,  // 21: broker.v1.CredentialBrokerService.ListRoles:output_type -> broker.v1.ListRolesResponse
+	19, // [19:22] is the sub-list for method output_type
+	16, // [16:19] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_broker_v1_broker_proto_init() }
@@ -795,6 +910,8 @@ func file_broker_v1_broker_proto_init() {
 	}
 	file_broker_v1_broker_proto_msgTypes[0].OneofWrappers = []any{
 		(*Proof_OidcToken)(nil),
+		(*Proof_AwsProof)(nil),
+		(*Proof_AwsRequest)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -802,7 +919,7 @@ func file_broker_v1_broker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_broker_v1_broker_proto_rawDesc), len(file_broker_v1_broker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
