@@ -64,7 +64,7 @@ func (t *grpcTransport) issue(ctx context.Context, proof prove.Proof, w want) (C
 	req := &brokerv1.IssueCredentialsRequest{Proof: &brokerv1.Proof{}, Role: w.role, Policy: w.policy}
 	switch proof.Kind() {
 	case prove.OIDC:
-		req.Proof.Proof = &brokerv1.Proof_OidcToken{OidcToken: proof.Reveal()}
+		req.Proof.Proof = &brokerv1.Proof_Jwt{Jwt: proof.Reveal()}
 	case prove.AWSRequest:
 		req.Proof.Proof = &brokerv1.Proof_AwsProof{AwsProof: proof.Reveal()}
 	default:

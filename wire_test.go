@@ -105,7 +105,7 @@ func TestBothListenersGiveTheSame(t *testing.T) {
 			!got.Expires.Equal(wireExpires) || got.Role != "reports" || got.RequestID != f.last.Correlation.RequestID || got.RequestID == "" {
 			t.Errorf("%s: %+v", url, got)
 		}
-		if f.last.Proof.Kind != attest.KindOIDC || f.last.Proof.Data.Reveal() != "planted.token" || f.last.Policy != `{"a":"<é>"}` || f.last.TTL != 90*time.Second {
+		if f.last.Proof.Kind != attest.KindJWT || f.last.Proof.Data.Reveal() != "planted.token" || f.last.Policy != `{"a":"<é>"}` || f.last.TTL != 90*time.Second {
 			t.Errorf("%s sent %+v", url, f.last)
 		}
 		if _, err := c.Credentials(t.Context(), "reports"); err != nil || f.last.TTL != 0 || f.last.Policy != "" {

@@ -59,7 +59,7 @@ func TestNoSecretIsPrintedAnywhere(t *testing.T) {
 	// The token where it doesn't belong: in a body field, the URL, a role.
 	for _, send := range []func() (*http.Request, error){
 		func() (*http.Request, error) {
-			return http.NewRequest(http.MethodPost, w.HTTP+"/v1/credentials", strings.NewReader(`{"role":"`+alice+`","oidc_token":"`+alice+`"}`))
+			return http.NewRequest(http.MethodPost, w.HTTP+"/v1/credentials", strings.NewReader(`{"role":"`+alice+`","jwt":"`+alice+`"}`))
 		},
 		func() (*http.Request, error) {
 			return http.NewRequest(http.MethodGet, w.HTTP+"/v1/roles?token="+alice, nil)

@@ -59,7 +59,7 @@ func TestTheWholeWay(t *testing.T) {
 		}
 		defer conn.Close()
 		resp, err := brokerv1.NewCredentialBrokerServiceClient(conn).IssueCredentials(t.Context(), &brokerv1.IssueCredentialsRequest{
-			Proof: &brokerv1.Proof{Proof: &brokerv1.Proof_OidcToken{OidcToken: alice}}, Role: "reports",
+			Proof: &brokerv1.Proof{Proof: &brokerv1.Proof_Jwt{Jwt: alice}}, Role: "reports",
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -43,7 +43,7 @@ func TestTenThousandFirstRequestsAreOneMint(t *testing.T) {
 	var wait sync.WaitGroup
 	var keys sync.Map
 	var failed atomic.Int32
-	in := &brokerv1.IssueCredentialsRequest{Proof: &brokerv1.Proof{Proof: &brokerv1.Proof_OidcToken{OidcToken: token}}, Role: "reports"}
+	in := &brokerv1.IssueCredentialsRequest{Proof: &brokerv1.Proof{Proof: &brokerv1.Proof_Jwt{Jwt: token}}, Role: "reports"}
 	for n := range 10_000 {
 		wait.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)

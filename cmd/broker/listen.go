@@ -37,7 +37,7 @@ func listen(p *program, metrics http.Handler) (t *transports, err error) {
 			}
 		}
 	}()
-	open := func(path, address string, tls config.TLS, o server.ListenOptions) *server.Listener {
+	open := func(path, address string, tls config.TLS, request bool, o server.ListenOptions) *server.Listener {
 		if err != nil {
 			return nil
 		}
@@ -45,7 +45,7 @@ func listen(p *program, metrics http.Handler) (t *transports, err error) {
 		if path == "listeners.admin.socket" {
 			l, err = server.ListenSocket(address, o)
 		} else {
-			l, err = server.Listen(address, server.TLSFiles{Cert: tls.CertFile, Key: tls.KeyFile, ClientCA: tls.ClientCAFile}, o)
+			l, err = server.Listen(address, server.TLSFiles{Cert: tls.CertFile, Key: tls.KeyFile, ClientCA: tls.ClientCAFile, Request: request && tls.Enabled()}, o)
 		}
 		if err != nil {
 			err = fmt.Errorf("%s: %w", path, err)
@@ -58,15 +58,15 @@ func listen(p *program, metrics http.Handler) (t *transports, err error) {
 		return l
 	}
 
-	c := p.cfg.Listeners
-	grpc := open("listeners.grpc", c.GRPC.Address, c.GRPC.TLS, server.ListenOptions{MaxConns: maxPublicConns, MaxConnsPerHost: maxPublicConns / 16})
-	public := open("listeners.http", c.HTTP.Address, c.HTTP.TLS, server.ListenOptions{MaxConns: maxPublicConns, MaxConnsPerHost: maxPublicConns / 4})
-	ops := open("listeners.metrics", c.Metrics.Address, c.Metrics.TLS, server.ListenOptions{MaxConns: maxOpsConns, MaxConnsPerHost: maxOpsConns / 4})
+	c, asProof := p.cfg.Listeners, len(p.cfg.X509) > 0
+	grpc := open("listeners.grpc", c.GRPC.Address, c.GRPC.TLS, asProof, server.ListenOptions{MaxConns: maxPublicConns, MaxConnsPerHost: maxPublicConns / 16})
+	public := open("listeners.http", c.HTTP.Address, c.HTTP.TLS, asProof, server.ListenOptions{MaxConns: maxPublicConns, MaxConnsPerHost: maxPublicConns / 4})
+	ops := open("listeners.metrics", c.Metrics.Address, c.Metrics.TLS, false, server.ListenOptions{MaxConns: maxOpsConns, MaxConnsPerHost: maxOpsConns / 4})
 	var admin *server.Listener
 	if c.Admin.Address != "" {
-		admin = open("listeners.admin", c.Admin.Address, c.Admin.TLS, server.ListenOptions{MaxConns: maxAdminConns, RequireClientCert: true})
+		admin = open("listeners.admin", c.Admin.Address, c.Admin.TLS, false, server.ListenOptions{MaxConns: maxAdminConns, RequireClientCert: true})
 	} else {
-		admin = open("listeners.admin.socket", c.Admin.Socket, config.TLS{}, server.ListenOptions{MaxConns: maxAdminConns})
+		admin = open("listeners.admin.socket", c.Admin.Socket, config.TLS{}, false, server.ListenOptions{MaxConns: maxAdminConns})
 	}
 	if err != nil {
 		return nil, err

@@ -93,7 +93,7 @@ func (r *reloader) replace() ([]string, error) {
 		return nil, err
 	}
 	// Exchangers stay as they were started, so roles are held against those.
-	book, err := newRulebook(cfg, r.backends, verifier, r.used)
+	book, err := newRulebook(cfg, r.backends, verifier, r.used, r.log)
 	if err != nil {
 		return nil, err
 	}

@@ -125,7 +125,7 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 		return nil, err
 	}
 	backends := backends(cfg)
-	book, err := newRulebook(cfg, backends, verifier, used)
+	book, err := newRulebook(cfg, backends, verifier, used, log)
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +255,12 @@ func (p *program) ready() server.Readiness {
 	if fault := p.reloader.reason(); fault != "" {
 		reasons = append(reasons, fault)
 	}
-	reasons = append(reasons, p.reloader.verifier.Load().Status()...)
+	verifiers := p.broker.Rulebook().Verifiers
+	for _, kind := range slices.Sorted(maps.Keys(verifiers)) {
+		if v, ok := verifiers[kind].(interface{ Status() []string }); ok {
+			reasons = append(reasons, v.Status()...)
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(p.exchangers)) {
 		if s := p.exchangers[name].Status(); s != "" {
 			reasons = append(reasons, "exchanger "+name+": "+s)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -14,6 +15,7 @@ import (
 	"github.com/credbroker/credbroker/internal/attest"
 	"github.com/credbroker/credbroker/internal/attest/awsiam"
 	"github.com/credbroker/credbroker/internal/attest/jwtproof"
+	"github.com/credbroker/credbroker/internal/attest/x509proof"
 	"github.com/credbroker/credbroker/internal/audit"
 	"github.com/credbroker/credbroker/internal/broker"
 	"github.com/credbroker/credbroker/internal/cache"
@@ -147,11 +149,13 @@ func newVerifiers(cfg *config.Config, previous *jwtproof.Verifier, replay attest
 			attributes[name] = jwtproof.Attribute{Claim: a.Claim, Path: a.Path}
 		}
 		issuers[i] = jwtproof.Issuer{
-			Name: c.Name, Issuer: c.Issuer,
+			Name: c.Name, Profile: jwtproof.Profile(c.Profile), Issuer: c.Issuer,
 			Keys: jwtproof.KeySource{
 				Discovery: c.Discovery, JWKSURL: c.JWKSURL, JWKSFile: c.JWKSFile, PEMFile: c.PEM.File, PEMKeyID: c.PEM.KID,
-				CAFile: c.CAFile, BearerFile: c.BearerFile, AllowPlaintext: c.InsecurePlaintext,
+				WorkloadAPI: c.WorkloadAPI, ReviewURL: c.TokenReview.URL,
+				CAFile: cmp.Or(c.TokenReview.CAFile, c.CAFile), BearerFile: cmp.Or(c.TokenReview.TokenFile, c.BearerFile), AllowPlaintext: c.InsecurePlaintext,
 			},
+			GCP: jwtproof.GCP(c.GCP), Azure: jwtproof.Azure(c.Azure),
 			Audiences: c.Audiences, SoleAudience: c.AudienceMatch == config.AudienceSole, AuthorizedParties: c.AuthorizedParties,
 			Types: c.Types, Algorithms: c.Algorithms, Skew: c.Skew, MaxLifetime: c.MaxLifetime, SingleUse: c.SingleUse,
 			Attributes: attributes,
@@ -161,14 +165,19 @@ func newVerifiers(cfg *config.Config, previous *jwtproof.Verifier, replay attest
 }
 
 // newRulebook compiles what a configuration says about identities and roles.
-func newRulebook(cfg *config.Config, backends map[string]policy.Backend, verifier *jwtproof.Verifier, used attest.Replay) (broker.Rulebook, error) {
+func newRulebook(cfg *config.Config, backends map[string]policy.Backend, verifier *jwtproof.Verifier, used attest.Replay, log *slog.Logger) (broker.Rulebook, error) {
 	rules, err := compileRules(cfg, backends)
 	if err != nil {
 		return broker.Rulebook{}, err
 	}
-	verifiers := map[attest.Kind]attest.Verifier{attest.KindOIDC: verifier}
+	verifiers := map[attest.Kind]attest.Verifier{attest.KindJWT: verifier}
 	if cfg.AWS.Enabled() {
 		if verifiers[attest.KindAWS], err = newAWSVerifier(&cfg.AWS, used); err != nil {
+			return broker.Rulebook{}, err
+		}
+	}
+	if len(cfg.X509) > 0 {
+		if verifiers[attest.KindX509], err = newX509Verifier(cfg.X509, log); err != nil {
 			return broker.Rulebook{}, err
 		}
 	}
@@ -177,6 +186,17 @@ func newRulebook(cfg *config.Config, backends map[string]policy.Backend, verifie
 		Rules:     rules,
 		LoadedAt:  time.Now(),
 	}, nil
+}
+
+func newX509Verifier(authorities []config.X509, log *slog.Logger) (*x509proof.Verifier, error) {
+	list := make([]x509proof.Authority, len(authorities))
+	for i, a := range authorities {
+		list[i] = x509proof.Authority{
+			Name: a.Name, TrustDomain: a.TrustDomain, Subject: x509proof.Subject(a.Subject),
+			CAFile: a.CAFile, BundleFile: a.BundleFile, WorkloadAPI: a.WorkloadAPI, CRLFile: a.CRLFile,
+		}
+	}
+	return x509proof.New(list, x509proof.Options{Log: log})
 }
 
 func newAWSVerifier(a *config.AWS, used attest.Replay) (*awsiam.Verifier, error) {

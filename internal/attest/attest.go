@@ -4,7 +4,6 @@ package attest
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
@@ -12,15 +11,31 @@ import (
 	"github.com/credbroker/credbroker/internal/secret"
 )
 
-// Kind names a way of proving an identity. It is a closed set: a metric label and a word of the configuration.
+// Kind names a kind of proof or of identity. It is a closed set: a metric label and a word of roles' conditions.
 type Kind string
 
-// The kinds.
+// The kinds of proofs. One of a kind can prove identities of several.
 const (
-	// KindOIDC is a JWT of a configured OpenID Connect issuer.
-	KindOIDC Kind = "oidc"
-	// KindAWS is a GetCallerIdentity request of AWS STS that the caller signed.
+	// KindJWT is a JSON Web Token of a configured issuer.
+	KindJWT Kind = "jwt"
+	// KindAWS is a GetCallerIdentity request of AWS STS that the caller signed. It is a kind of identity as well.
 	KindAWS Kind = "aws"
+	// KindX509 is the client certificate of the connection. It is a kind of identity as well.
+	KindX509 Kind = "x509"
+)
+
+// The kinds of identities.
+const (
+	// KindOIDC is a subject of an OpenID Connect issuer.
+	KindOIDC Kind = "oidc"
+	// KindGCP is a service account of Google Cloud.
+	KindGCP Kind = "gcp"
+	// KindAzure is a service principal of Microsoft Entra.
+	KindAzure Kind = "azure"
+	// KindKubernetes is a service account of Kubernetes.
+	KindKubernetes Kind = "kubernetes"
+	// KindSPIFFE is a workload with a SPIFFE ID.
+	KindSPIFFE Kind = "spiffe"
 )
 
 // Errors of [Verifier.Verify]. The text wrapped around them is for the log alone; a caller learns only which of
@@ -40,10 +55,10 @@ var (
 // Proof is what a caller shows. It is untrusted in every part.
 type Proof struct {
 	Kind Kind
-	// Data is the proof itself: for KindOIDC the compact JWT (RFC 7519); for KindAWS what package awsiam says.
+	// Data is the proof itself: for KindJWT the compact JWT (RFC 7519); for KindAWS what package awsiam says; for KindX509 the
+	// certificates that the connection's peer sent, in DER, one after the other, the leaf first: TLS has seen to it that the peer has
+	// the leaf's key, and to nothing else.
 	Data secret.Secret
-	// Peer is the client certificate of the connection that the proof came on; nil if there was none.
-	Peer *x509.Certificate
 }
 
 // Identity is who a verifier found the caller to be. It is a value: nobody changes one after Verify returned it.

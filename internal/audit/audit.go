@@ -11,7 +11,7 @@
 //	kong_request_id    Kong's ID of the same request
 //	traceparent        W3C Trace Context
 //	identity           who the proof showed; absent if it did not pass:
-//	  kind               required: how it was proven (oidc)
+//	  kind               required: what it is (oidc, aws, gcp, azure, kubernetes, spiffe, x509)
 //	  issuer             required: who vouches for the subject
 //	  tenant             separates subjects of one issuer
 //	  subject            required
@@ -19,6 +19,8 @@
 //	  actor              who acts for the subject; an identity again
 //	proof_kind         required
 //	proof_fingerprint  keyed hash of the proof: equal for equal proofs (Fingerprinter)
+//	actor_proof_kind   the same of the actor's proof; absent if there is none
+//	actor_proof_fingerprint
 //	role               as asked
 //	rule               where the rule that allowed it is written
 //	rule_set           version of the rules in force
@@ -75,6 +77,9 @@ type Entry struct {
 	// ProofKind is required; ProofFingerprint is a keyed hash of the proof.
 	ProofKind        attest.Kind
 	ProofFingerprint string
+	// ActorProofKind and ActorProofFingerprint are those of the actor's proof.
+	ActorProofKind        attest.Kind
+	ActorProofFingerprint string
 
 	Role    string // as asked; only if it has a role's form
 	Rule    string // where the rule that allowed it is written

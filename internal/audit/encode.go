@@ -44,6 +44,8 @@ func appendEntry(buf []byte, e *Entry) []byte {
 	}
 	enc.field("proof_kind", string(e.ProofKind))
 	enc.optional("proof_fingerprint", e.ProofFingerprint)
+	enc.optional("actor_proof_kind", string(e.ActorProofKind))
+	enc.optional("actor_proof_fingerprint", e.ActorProofFingerprint)
 	enc.optional("role", e.Role)
 	enc.optional("rule", e.Rule)
 	enc.optional("rule_set", e.RuleSet)

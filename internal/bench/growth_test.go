@@ -85,13 +85,13 @@ func (s *stage) pipeline(roles int, cacheBytes int64) *pipeline {
 		Keyer: cache.NewKeyer(key), Audit: log, Fingerprinter: audit.NewFingerprinter(key), Exchangers: map[string]broker.Exchanger{"mint": {Exchanger: exchanger, Target: "mint"}},
 		Code: server.Code, Log: slog.New(slog.DiscardHandler), MaxInFlight: 4096, MaxMints: 100_000, Observe: metrics.New("bench").Observe,
 		Now: exchanger.now,
-	}, broker.Rulebook{Verifiers: map[attest.Kind]attest.Verifier{attest.KindOIDC: s.verifier(cacheBytes)}, Rules: rules, LoadedAt: time.Now()})
+	}, broker.Rulebook{Verifiers: map[attest.Kind]attest.Verifier{attest.KindJWT: s.verifier(cacheBytes)}, Rules: rules, LoadedAt: time.Now()})
 	return &pipeline{t: s.t, broker: b}
 }
 
 func (p *pipeline) issue(token, role string) broker.Issued {
 	got, err := p.broker.Issue(p.t.Context(), broker.Request{
-		Proof: attest.Proof{Kind: attest.KindOIDC, Data: secret.New(token)}, Role: role, Correlation: exchange.Correlation{RequestID: rand.Text()},
+		Proof: attest.Proof{Kind: attest.KindJWT, Data: secret.New(token)}, Role: role, Correlation: exchange.Correlation{RequestID: rand.Text()},
 	})
 	if err != nil {
 		p.t.Error(err)

@@ -28,7 +28,7 @@ func (s *stage) verifier(memoryBytes int64) *jwtproof.Verifier {
 }
 
 func (s *stage) verify(v attest.Verifier, token string) {
-	if _, err := v.Verify(s.t.Context(), attest.Proof{Kind: attest.KindOIDC, Data: secret.New(token)}); err != nil {
+	if _, err := v.Verify(s.t.Context(), attest.Proof{Kind: attest.KindJWT, Data: secret.New(token)}); err != nil {
 		s.t.Fatal(err)
 	}
 }

@@ -167,5 +167,5 @@ func (s *stage) write(path string, data []byte) {
 }
 
 func issueRequest(token, role string) *brokerv1.IssueCredentialsRequest {
-	return &brokerv1.IssueCredentialsRequest{Proof: &brokerv1.Proof{Proof: &brokerv1.Proof_OidcToken{OidcToken: token}}, Role: role}
+	return &brokerv1.IssueCredentialsRequest{Proof: &brokerv1.Proof{Proof: &brokerv1.Proof_Jwt{Jwt: token}}, Role: role}
 }

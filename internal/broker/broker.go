@@ -5,6 +5,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync/atomic"
@@ -33,6 +34,8 @@ var (
 // Request is what a transport hands in. Everything in it is untrusted but Source.
 type Request struct {
 	Proof attest.Proof
+	// Actor is the proof of who acts for the one that Proof proves; nil if that one acts itself.
+	Actor *attest.Proof
 	// Role, Policy and TTL are for Issue alone. Policy is a narrowing IAM policy or empty; TTL is zero for the role's default.
 	Role   string
 	Policy string
@@ -202,17 +205,32 @@ func (b *Broker) access(ctx context.Context, req Request, event string) (Access,
 	return access, nil
 }
 
-// identify attests the proof and notes the identity in the decision.
+// identify attests the proofs and notes the identity in the decision. Who acts for somebody else is an identity only together with
+// the one it acts for: both proofs hold, or neither counts.
 func (b *Broker) identify(ctx context.Context, book *Rulebook, req Request, d *decision) error {
-	verifier, ok := book.Verifiers[req.Proof.Kind]
-	if !ok || req.Proof.Data.IsZero() {
-		return errNoProof
-	}
-	d.ProofFingerprint = b.cfg.Fingerprinter.Fingerprint(req.Proof.Data)
-	id, err := verifier.Verify(ctx, req.Proof)
+	id, err := b.attest(ctx, book, req.Proof, &d.ProofFingerprint)
 	if err != nil {
 		return err
 	}
+	if req.Actor != nil {
+		actor, err := b.attest(ctx, book, *req.Actor, &d.ActorProofFingerprint)
+		if err != nil {
+			return fmt.Errorf("the actor: %w", err)
+		}
+		id.Actor = &actor
+		if actor.Expires.Before(id.Expires) {
+			id.Expires = actor.Expires
+		}
+	}
 	d.Identity = &id
 	return nil
+}
+
+func (b *Broker) attest(ctx context.Context, book *Rulebook, p attest.Proof, fingerprint *string) (attest.Identity, error) {
+	verifier, ok := book.Verifiers[p.Kind]
+	if !ok || p.Data.IsZero() {
+		return attest.Identity{}, errNoProof
+	}
+	*fingerprint = b.cfg.Fingerprinter.Fingerprint(p.Data)
+	return verifier.Verify(ctx, p)
 }

@@ -57,6 +57,9 @@ func (b *Broker) decide(req Request, event string, work func(*Rulebook, *decisio
 		ProofKind:     req.Proof.Kind,
 		RuleSet:       book.Rules.Version(),
 	}}
+	if req.Actor != nil {
+		d.ActorProofKind = req.Actor.Kind
+	}
 	if req.Source.IsValid() {
 		d.SourceAddress = req.Source.String()
 	}

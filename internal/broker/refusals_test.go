@@ -314,7 +314,7 @@ func (panicking) Verify(_ context.Context, p attest.Proof) (attest.Identity, err
 func TestAPanicIsAuditedAndTellsNothing(t *testing.T) {
 	w := newWorld(t)
 	book := w.Rulebook()
-	book.Verifiers = map[attest.Kind]attest.Verifier{attest.KindOIDC: panicking{}}
+	book.Verifiers = map[attest.Kind]attest.Verifier{attest.KindJWT: panicking{}}
 	w.Replace(book)
 	_, err := w.Issue(t.Context(), ask("planted-proof", "reports"))
 	if err == nil || w.audit.last(t).Decision != audit.Failed || w.audit.last(t).AccessKeyID != "" {

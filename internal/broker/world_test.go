@@ -183,12 +183,12 @@ func (w *world) book(t *testing.T, roles []policy.Role) broker.Rulebook {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return broker.Rulebook{Verifiers: map[attest.Kind]attest.Verifier{attest.KindOIDC: verifier{w.now}}, Rules: rules, LoadedAt: w.now()}
+	return broker.Rulebook{Verifiers: map[attest.Kind]attest.Verifier{attest.KindJWT: verifier{w.now}}, Rules: rules, LoadedAt: w.now()}
 }
 
 func ask(token, role string) broker.Request {
 	return broker.Request{
-		Proof: attest.Proof{Kind: attest.KindOIDC, Data: secret.New(token)}, Role: role,
+		Proof: attest.Proof{Kind: attest.KindJWT, Data: secret.New(token)}, Role: role,
 		Correlation: exchange.Correlation{RequestID: "r1", KongRequestID: "k1", TraceParent: "tp"}, Source: netip.MustParseAddr("10.0.0.1"),
 	}
 }

@@ -27,10 +27,12 @@ type Config struct {
 	Issuer OwnIssuer `yaml:"issuer"`
 	// Listeners are where the broker can be reached.
 	Listeners Listeners `yaml:"listeners"`
-	// Issuers are the OIDC issuers whose tokens are taken as proof; at most 256. Default none.
+	// Issuers are the issuers whose JWTs are taken as proof; at most 256. Default none.
 	Issuers []Issuer `yaml:"issuers"`
 	// AWS says which signed AWS requests are taken as proof. Default none.
 	AWS AWS `yaml:"aws"`
+	// X509 says which client certificates are taken as proof; at most 64. Default none, and then listeners ask for none by themselves.
+	X509 []X509 `yaml:"x509"`
 	// Exchangers are the back-ends that credentials come from, by name (^[a-z0-9][a-z0-9_-]{0,62}$); at most 64.
 	// Default none.
 	Exchangers map[string]Exchanger `yaml:"exchangers"`

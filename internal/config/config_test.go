@@ -133,12 +133,12 @@ roles:
 		t.Fatal(err)
 	}
 	a := Issuer{
-		Name: "a", Issuer: "https://a.example/", Discovery: true, Audiences: []string{"x", "y"}, AudienceMatch: AudienceContains,
+		Name: "a", Profile: "oidc", Issuer: "https://a.example/", Discovery: true, Audiences: []string{"x", "y"}, AudienceMatch: AudienceContains,
 		Types: []string{"at+jwt"}, Algorithms: []string{"RS256", "ES256"}, Skew: time.Second, MaxLifetime: time.Hour,
 		Attributes: map[string]Attribute{"home": {Claim: "h", Path: true}},
 	}
 	b := Issuer{
-		Name: "b", Issuer: "https://b.example", PEM: PEM{"/k", "1"}, Audiences: []string{"x"}, AudienceMatch: AudienceContains,
+		Name: "b", Profile: "oidc", Issuer: "https://b.example", PEM: PEM{"/k", "1"}, Audiences: []string{"x"}, AudienceMatch: AudienceContains,
 		Types: []string{"JWT", ""}, Algorithms: []string{"RS256", "ES256"}, Skew: 30 * time.Second, MaxLifetime: time.Hour,
 	}
 	minio := Exchanger{

@@ -42,9 +42,18 @@ func (c *Config) files() []namedFile {
 			namedFile{path: i.JWKSFile, key: at + ".jwks_file", reload: true},
 			namedFile{path: i.PEM.File, key: at + ".pem.file", reload: true},
 			namedFile{path: i.CAFile, key: at + ".ca_file", reload: true},
-			namedFile{path: i.BearerFile, key: at + ".bearer_file", least: 1, most: 16 << 10}) // read at each fetch
+			namedFile{path: i.TokenReview.CAFile, key: at + ".token_review.ca_file", reload: true},
+			namedFile{path: i.TokenReview.TokenFile, key: at + ".token_review.token_file", least: 1, most: 16 << 10}, // read for each review
+			namedFile{path: i.BearerFile, key: at + ".bearer_file", least: 1, most: 16 << 10})                        // read at each fetch
 	}
 	out = append(out, namedFile{path: c.AWS.CAFile, key: "aws.ca_file", reload: true})
+	for n, a := range c.X509 {
+		at := index("x509", n)
+		out = append(out,
+			namedFile{path: a.CAFile, key: at + ".ca_file", reload: true},
+			namedFile{path: a.BundleFile, key: at + ".bundle_file", reload: true},
+			namedFile{path: a.CRLFile, key: at + ".crl_file", reload: true})
+	}
 	for name, e := range c.Exchangers {
 		out = append(out, namedFile{path: e.CAFile, key: join("exchangers", name) + ".ca_file"})
 	}

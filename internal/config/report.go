@@ -69,7 +69,7 @@ func (c *Config) Warnings() []string {
 }
 
 // NeedsRestart are the keys, sorted, whose values differ from those that the process was started with and that take effect
-// at a restart alone: all but issuers, aws and roles.
+// at a restart alone: all but issuers, aws, x509 and roles; of x509 whether there is any.
 func (c *Config) NeedsRestart(started *Config) []string {
 	is, was := c.values(), started.values()
 	var out []string
@@ -93,6 +93,8 @@ func (c *Config) values() map[string]any {
 	clone := *c
 	clone.Exchangers = maps.Clone(c.Exchangers) // walk writes to it
 	clone.AWS = AWS{}                           // takes effect at once
+	clone.X509 = nil                            // so does this, once listeners ask for certificates
+	out["x509"] = len(c.X509) > 0
 	walk(fieldsOf(&clone), "", func(path string, v reflect.Value) {
 		if !perItem(path) {
 			out[path] = v.Interface()

@@ -45,9 +45,10 @@ func (v *validator) derive() {
 		admin.Socket = ""
 	}
 	for n := range v.Issuers {
-		if _, written := v.origins[index("issuers", n)+".discovery"]; !written && !v.Issuers[n].hasKeySource() {
-			v.Issuers[n].Discovery = true
-		}
+		v.Issuers[n].derive(func(key string) bool {
+			_, written := v.origins[index("issuers", n)+"."+key]
+			return written
+		})
 	}
 	if v.Issuer.URL != "" {
 		return
@@ -78,6 +79,7 @@ func (v *validator) all() {
 	v.listeners()
 	v.issuers()
 	v.aws()
+	v.x509()
 	v.exchangers()
 	within(v, "cache.max_bytes", v.Cache.MaxBytes, 1<<20, 16<<30)
 	v.required("audit.path", v.Audit.Path)

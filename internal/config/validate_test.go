@@ -101,7 +101,7 @@ func TestBounds(t *testing.T) {
 
 		{anIssuer("skew: 60s"), anIssuer("skew: 60001ms"), "issuers[0].skew"},
 		{anIssuer("skew: 1s"), anIssuer("skew: 0s"), "issuers[0].skew"},
-		{anIssuer("max_lifetime: 24h"), anIssuer("max_lifetime: 24h1s"), "issuers[0].max_lifetime"},
+		{anIssuer("max_lifetime: 25h"), anIssuer("max_lifetime: 25h1s"), "issuers[0].max_lifetime"},
 		{anIssuer("max_lifetime: 1s"), anIssuer("max_lifetime: 999ms"), "issuers[0].max_lifetime"},
 		{anIssuer("authorized_parties: [" + long + "]"), anIssuer("authorized_parties: [x" + long + "]"), "issuers[0].authorized_parties[0]"},
 		{anIssuer("authorized_parties: [" + many(32, "p%d") + "]"), anIssuer("authorized_parties: [" + many(33, "p%d") + "]"), "issuers[0].authorized_parties"},

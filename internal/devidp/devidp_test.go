@@ -63,7 +63,7 @@ func TestItsTokensPassTheVerifier(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := v.Verify(t.Context(), attest.Proof{Kind: attest.KindOIDC, Data: secret.New(token)})
+	id, err := v.Verify(t.Context(), attest.Proof{Kind: attest.KindJWT, Data: secret.New(token)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -66,7 +67,8 @@ func adminPeer(ctx context.Context) string {
 	if !ok {
 		return ""
 	}
-	if cert := clientCertificate(p); cert != nil {
+	if info, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(info.State.VerifiedChains) > 0 {
+		cert := info.State.PeerCertificates[0]
 		return clip(cert.Subject.String()) + " serial " + cert.SerialNumber.String() + " from " + p.Addr.String()
 	}
 	return p.Addr.String()

@@ -62,7 +62,7 @@ func TestAWSProofs(t *testing.T) {
 		header map[string][]string
 		body   string
 	}{
-		"beside a token":         {plain, `{"role":"r","aws_proof":"a","oidc_token":"b"}`},
+		"beside a token":         {plain, `{"role":"r","aws_proof":"a","jwt":"b"}`},
 		"beside a bearer token":  {bearerHeader("b"), `{"role":"r","aws_proof":"a"}`},
 		"empty, beside a bearer": {bearerHeader("b"), `{"role":"r","aws_proof":""}`},
 		"as an object":           {plain, `{"role":"r","aws_proof":{"a":1}}`},

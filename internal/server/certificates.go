@@ -13,8 +13,10 @@ import (
 type TLSFiles struct {
 	// Cert holds the server's certificate and its intermediates, Key its private key.
 	Cert, Key string
-	// ClientCA holds the roots that client certificates come from; without it no client certificate is asked for.
+	// ClientCA holds the roots that client certificates come from; without it no client certificate is asked for, but with Request.
 	ClientCA string
+	// Request asks for a client certificate without holding it against roots: who takes it as a proof does that.
+	Request bool
 }
 
 // Certificates are a listener's TLS settings, which change with their files.
@@ -63,6 +65,9 @@ func (c *Certificates) read() (*tls.Config, error) {
 		return nil, fmt.Errorf("TLS certificate %s with key %s: %w", c.files.Cert, c.files.Key, err)
 	}
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"}}
+	if c.files.Request {
+		cfg.ClientAuth = tls.RequestClientCert
+	}
 	if c.files.ClientCA != "" {
 		pem, err := os.ReadFile(c.files.ClientCA)
 		if err != nil {

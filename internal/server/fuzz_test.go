@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/credbroker/credbroker/internal/attest"
 	"github.com/credbroker/credbroker/internal/broker"
 )
 
@@ -13,8 +14,8 @@ import (
 // every refusal is one of the request's form.
 func FuzzDecodeIssue(f *testing.F) {
 	for _, seed := range []string{
-		`{"role":"reports","policy":"{}","ttl_seconds":900,"oidc_token":"a.b.c"}`, `{"role":"a","role":"b"}`, `{"role":"a","r\u006fle":"b"}`,
-		`{"role":"a","aws_proof":"k8s-aws-v1.a"}`, `{"role":"a","aws_proof":"k8s-aws-v1.a","oidc_token":"a.b.c"}`, `{"Role":"a"}`, `{"role":"a","ttl_seconds":"3600s"}`, `{"role":"a","ttl_seconds":1e3}`, `{"role":"a","ttl_seconds":-0}`,
+		`{"role":"reports","policy":"{}","ttl_seconds":900,"jwt":"a.b.c"}`, `{"role":"a","role":"b"}`, `{"role":"a","r\u006fle":"b"}`,
+		`{"role":"a","aws_proof":"k8s-aws-v1.a"}`, `{"role":"a","aws_proof":"k8s-aws-v1.a","jwt":"a.b.c"}`, `{"Role":"a"}`, `{"role":"a","ttl_seconds":"3600s"}`, `{"role":"a","ttl_seconds":1e3}`, `{"role":"a","ttl_seconds":-0}`,
 		`{"role":"a","ttl_seconds":1000000000}`, `{"role":"../../sys/seal"}`, `{"role":"a\u0000b"}`, `{"role":"\ud800"}`, `{"role":"a"}{}`, `[[[[[[[[`, "{\"role\":\"\xff\"}", "",
 	} {
 		f.Add([]byte(seed))
@@ -31,8 +32,13 @@ func FuzzDecodeIssue(f *testing.F) {
 			Role   string `json:"role"`
 			Policy string `json:"policy"`
 			TTL    *int64 `json:"ttl_seconds"`
-			Token  string `json:"oidc_token"`
+			Token  string `json:"jwt"`
 			AWS    string `json:"aws_proof"`
+			Actor  *struct {
+				Token string `json:"jwt"`
+				AWS   string `json:"aws_proof"`
+				Peer  bool   `json:"peer_certificate"`
+			} `json:"actor"`
 		}
 		if err := json.Unmarshal(data, &want); err != nil {
 			t.Fatalf("taken, and not JSON: %v", err)
@@ -41,8 +47,16 @@ func FuzzDecodeIssue(f *testing.F) {
 		if want.TTL != nil {
 			ttl = time.Duration(*want.TTL) * time.Second
 		}
-		if b.role != want.Role || b.role == "" || b.policy != want.Policy || b.ttl != ttl || b.proofs < 2 && b.proof.Data.Reveal() != want.Token+want.AWS || want.TTL != nil && ttl < time.Second {
+		var proof attest.Proof
+		if b.proof != nil {
+			proof = *b.proof
+		}
+		if b.role != want.Role || b.role == "" || b.policy != want.Policy || b.ttl != ttl || proof.Data.Reveal() != want.Token+want.AWS || want.TTL != nil && ttl < time.Second {
 			t.Fatalf("%+v, want %+v", b, want)
+		}
+		if (b.actor == nil) != (want.Actor == nil) ||
+			b.actor != nil && (b.actor.peer != want.Actor.Peer || b.actor.proof.Data.Reveal() != want.Actor.Token+want.Actor.AWS) {
+			t.Fatalf("actor %+v, want %+v", b.actor, want.Actor)
 		}
 	})
 }

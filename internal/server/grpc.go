@@ -2,7 +2,7 @@ package server
 
 import (
 	"context"
-	"crypto/x509"
+	"crypto/tls"
 	"encoding/base64"
 	"net"
 	"net/http"
@@ -156,7 +156,7 @@ type grpcAPI struct {
 
 // IssueCredentials implements brokerv1.CredentialBrokerServiceServer.
 func (a *grpcAPI) IssueCredentials(ctx context.Context, in *brokerv1.IssueCredentialsRequest) (*brokerv1.IssueCredentialsResponse, error) {
-	req := requestOf(ctx, in.GetProof())
+	req := requestOf(ctx, in.GetProof(), in.GetActorProof())
 	if in.GetRole() == "" {
 		return nil, invalid(`"role" is missing`)
 	}
@@ -187,7 +187,7 @@ func (a *grpcAPI) IssueCredentials(ctx context.Context, in *brokerv1.IssueCreden
 
 // ExplainAccess implements brokerv1.CredentialBrokerServiceServer.
 func (a *grpcAPI) ExplainAccess(ctx context.Context, in *brokerv1.ExplainAccessRequest) (*brokerv1.ExplainAccessResponse, error) {
-	req := requestOf(ctx, in.GetProof())
+	req := requestOf(ctx, in.GetProof(), in.GetActorProof())
 	access, err := a.broker.ExplainAccess(ctx, req)
 	if err != nil {
 		return nil, err
@@ -201,7 +201,7 @@ func (a *grpcAPI) ExplainAccess(ctx context.Context, in *brokerv1.ExplainAccessR
 
 // ListRoles implements brokerv1.CredentialBrokerServiceServer.
 func (a *grpcAPI) ListRoles(ctx context.Context, in *brokerv1.ListRolesRequest) (*brokerv1.ListRolesResponse, error) {
-	req := requestOf(ctx, in.GetProof())
+	req := requestOf(ctx, in.GetProof(), in.GetActorProof())
 	roles, err := a.broker.ListRoles(ctx, req)
 	if err != nil {
 		return nil, err
@@ -209,26 +209,57 @@ func (a *grpcAPI) ListRoles(ctx context.Context, in *brokerv1.ListRolesRequest) 
 	return &brokerv1.ListRolesResponse{Roles: rolesToProto(roles), RequestId: req.Correlation.RequestID}, nil
 }
 
-// requestOf is what every call has: the proof, the correlation and the peer.
-func requestOf(ctx context.Context, in *brokerv1.Proof) broker.Request {
+// requestOf is what every call has: the proofs, the correlation and the peer.
+func requestOf(ctx context.Context, proof, actor *brokerv1.Proof) broker.Request {
 	req := broker.Request{Correlation: correlationOf(ctx)}
-	switch proof := in.GetProof().(type) {
-	case *brokerv1.Proof_OidcToken:
-		req.Proof = newProof(attest.KindOIDC, proof.OidcToken)
-	case *brokerv1.Proof_AwsProof:
-		req.Proof = newProof(attest.KindAWS, proof.AwsProof)
-	case *brokerv1.Proof_AwsRequest:
-		req.Proof = newProof(attest.KindAWS, awsLoginData(proof.AwsRequest))
-	}
+	var state *tls.ConnectionState
 	if p, ok := peer.FromContext(ctx); ok {
-		req.Proof.Peer = clientCertificate(p)
+		if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
+			state = &info.State
+		}
 		if tcp, ok := p.Addr.(*net.TCPAddr); ok {
 			if addr, ok := netip.AddrFromSlice(tcp.IP); ok {
 				req.Source = addr.Unmap()
 			}
 		}
 	}
+	if proof.GetProof() == nil {
+		req.Proof = peerProof(state)
+	} else {
+		req.Proof = proofIn(proof, state)
+	}
+	if actor != nil {
+		p := proofIn(actor, state)
+		req.Actor = &p
+	}
 	return req
+}
+
+// proofIn is the proof that a message holds, or none.
+func proofIn(in *brokerv1.Proof, state *tls.ConnectionState) attest.Proof {
+	switch proof := in.GetProof().(type) {
+	case *brokerv1.Proof_Jwt:
+		return newProof(attest.KindJWT, proof.Jwt)
+	case *brokerv1.Proof_AwsProof:
+		return newProof(attest.KindAWS, proof.AwsProof)
+	case *brokerv1.Proof_AwsRequest:
+		return newProof(attest.KindAWS, awsLoginData(proof.AwsRequest))
+	case *brokerv1.Proof_PeerCertificate:
+		return peerProof(state)
+	}
+	return attest.Proof{}
+}
+
+// peerProof is the client certificate as a proof, or none.
+func peerProof(state *tls.ConnectionState) attest.Proof {
+	if state == nil {
+		return attest.Proof{}
+	}
+	var der []byte
+	for _, c := range state.PeerCertificates {
+		der = append(der, c.Raw...)
+	}
+	return newProof(attest.KindX509, string(der))
 }
 
 // newProof is a proof, or none if it is empty.
@@ -254,15 +285,6 @@ func awsLoginData(r *brokerv1.AwsRequest) string {
 		return ""
 	}
 	return string(data)
-}
-
-// clientCertificate is the peer's certificate if it was verified, or nil.
-func clientCertificate(p *peer.Peer) *x509.Certificate {
-	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(info.State.VerifiedChains) == 0 {
-		return nil
-	}
-	return info.State.PeerCertificates[0]
 }
 
 func identityToProto(id *attest.Identity) *brokerv1.Identity {

@@ -340,3 +340,17 @@ func writeFile(t testing.TB, path string, data []byte) {
 		t.Fatal(err)
 	}
 }
+
+// commonName is that of the certificate that was the proof of the last call.
+func commonName(t *testing.T, b *fakeBroker) string {
+	t.Helper()
+	req, _ := b.asked()
+	if req.Proof.Kind != attest.KindX509 {
+		t.Fatalf("proof is of kind %q", req.Proof.Kind)
+	}
+	certs, err := x509.ParseCertificates([]byte(req.Proof.Data.Reveal()))
+	if err != nil || len(certs) == 0 {
+		t.Fatal(err)
+	}
+	return certs[0].Subject.CommonName
+}

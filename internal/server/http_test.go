@@ -27,11 +27,11 @@ func TestHTTPIssue(t *testing.T) {
 		t.Errorf("%d %s\nwant %s", got.status, got.body, want)
 	}
 	req, _ := b.asked()
-	if req.Proof.Kind != attest.KindOIDC || req.Proof.Data.Reveal() != "x.y-z_~+/=" || req.Role != "reports" || req.Policy != "{}" ||
-		req.TTL != 900*time.Second || req.Source != netip.MustParseAddr("127.0.0.1") || req.Proof.Peer != nil {
+	if req.Proof.Kind != attest.KindJWT || req.Proof.Data.Reveal() != "x.y-z_~+/=" || req.Role != "reports" || req.Policy != "{}" ||
+		req.TTL != 900*time.Second || req.Source != netip.MustParseAddr("127.0.0.1") {
 		t.Errorf("%+v", req)
 	}
-	send(t, "POST", base+"/v1/credentials", http.Header{"Content-Type": {"application/json"}}, `{"role":"r","oidc_token":"from.the.body"}`)
+	send(t, "POST", base+"/v1/credentials", http.Header{"Content-Type": {"application/json"}}, `{"role":"r","jwt":"from.the.body"}`)
 	if req, _ := b.asked(); req.Proof.Data.Reveal() != "from.the.body" || req.TTL != 0 || req.Policy != "" {
 		t.Errorf("%+v", req)
 	}
@@ -40,9 +40,9 @@ func TestHTTPIssue(t *testing.T) {
 func TestHTTPExplainAndRoles(t *testing.T) {
 	b := &fakeBroker{}
 	base, _ := httpServer(t, b)
-	for _, body := range []string{"", "{}", `{"oidc_token":"a"}`} {
+	for _, body := range []string{"", "{}", `{"jwt":"a"}`} {
 		header := bearerHeader("a")
-		if strings.Contains(body, "oidc") {
+		if strings.Contains(body, "jwt") {
 			header.Del("Authorization")
 		}
 		got := send(t, "POST", base+"/v1/explain", header, body)
@@ -96,7 +96,7 @@ func TestHTTPRequestsWithoutTheDocumentedForm(t *testing.T) {
 		{"trailing garbage", "POST", "/v1/credentials", plain, `{"role":"a"} x`},
 		{"not UTF-8", "POST", "/v1/credentials", plain, "{\"role\":\"\xff\"}"},
 		{"policy object", "POST", "/v1/credentials", plain, `{"role":"a","policy":{}}`},
-		{"token number", "POST", "/v1/credentials", plain, `{"role":"a","oidc_token":1}`},
+		{"token number", "POST", "/v1/credentials", plain, `{"role":"a","jwt":1}`},
 		{"deep", "POST", "/v1/credentials", plain, `{"role":` + strings.Repeat("[", 20000)},
 		{"TTL text", "POST", "/v1/credentials", plain, `{"role":"a","ttl_seconds":"3600"}`},
 		{"TTL Go duration", "POST", "/v1/credentials", plain, `{"role":"a","ttl_seconds":"3600s"}`},
@@ -113,8 +113,8 @@ func TestHTTPRequestsWithoutTheDocumentedForm(t *testing.T) {
 		{"content type twice", "POST", "/v1/credentials", http.Header{"Content-Type": {"application/json", "application/json"}}, `{"role":"a"}`},
 		{"encoded", "POST", "/v1/credentials", http.Header{"Content-Type": {"application/json"}, "Content-Encoding": {"gzip"}}, `{"role":"a"}`},
 		{"too large", "POST", "/v1/credentials", plain, `{"role":"a"}` + strings.Repeat(" ", maxBodyBytes-11)},
-		{"token in header and body", "POST", "/v1/credentials", bearerHeader("a"), `{"role":"a","oidc_token":"a"}`},
-		{"token in header and empty in body", "POST", "/v1/credentials", bearerHeader("a"), `{"role":"a","oidc_token":""}`},
+		{"token in header and body", "POST", "/v1/credentials", bearerHeader("a"), `{"role":"a","jwt":"a"}`},
+		{"token in header and empty in body", "POST", "/v1/credentials", bearerHeader("a"), `{"role":"a","jwt":""}`},
 		{"two Authorization headers", "POST", "/v1/credentials", http.Header{"Content-Type": {"application/json"}, "Authorization": {"Bearer a", "Bearer a"}}, `{"role":"a"}`},
 		{"query", "POST", "/v1/credentials?role=b", plain, `{"role":"a"}`},
 		{"token in the query", "GET", "/v1/roles?access_token=planted", nil, ``},

@@ -29,8 +29,8 @@ const maxTTLSeconds = 1<<31 - 1
 
 // body is the JSON object of a POST.
 type body struct {
-	proofs       int // how many there are
-	proof        attest.Proof
+	proof        *attest.Proof // nil if there is none
+	actor        *actor
 	role, policy string
 	ttl          time.Duration
 }
@@ -105,16 +105,23 @@ func (c *httpCall) request(b body) (broker.Request, error) {
 		req.Source = addr.Addr().Unmap()
 	}
 	authorization := c.r.Header["Authorization"]
-	// Two proofs are never weighed against each other (RFC 6750, section 3.1: invalid_request).
-	if len(authorization)+b.proofs > 1 {
+	switch {
+	// Two proofs of the subject are never weighed against each other (RFC 6750, section 3.1: invalid_request).
+	case len(authorization) > 1 || len(authorization) == 1 && b.proof != nil:
 		return broker.Request{}, invalid("more than one proof")
+	case len(authorization) == 1:
+		req.Proof = newProof(attest.KindJWT, bearer(authorization[0]))
+	case b.proof != nil:
+		req.Proof = *b.proof
+	default:
+		req.Proof = peerProof(c.r.TLS)
 	}
-	req.Proof = b.proof
-	if len(authorization) == 1 {
-		req.Proof = newProof(attest.KindOIDC, bearer(authorization[0]))
-	}
-	if c.r.TLS != nil && len(c.r.TLS.VerifiedChains) > 0 {
-		req.Proof.Peer = c.r.TLS.PeerCertificates[0]
+	if b.actor != nil {
+		p := b.actor.proof
+		if b.actor.peer {
+			p = peerProof(c.r.TLS)
+		}
+		req.Actor = &p
 	}
 	return req, nil
 }
@@ -212,11 +219,18 @@ func decodeBody(data []byte, issue bool) (body, error) {
 		if err != nil {
 			return body{}, invalid("the body is no JSON")
 		}
+		kind, isProof := proofNames[name]
 		switch {
-		case name == "oidc_token" && value.Kind() == '"':
-			b.proof, b.proofs = newProof(attest.KindOIDC, value.String()), b.proofs+1
-		case name == "aws_proof" && value.Kind() == '"':
-			b.proof, b.proofs = newProof(attest.KindAWS, value.String()), b.proofs+1
+		case isProof && value.Kind() == '"':
+			if b.proof != nil {
+				return body{}, invalid("more than one proof")
+			}
+			p := newProof(kind, value.String())
+			b.proof = &p
+		case name == "actor" && value.Kind() == '{':
+			if b.actor, err = decodeActor(dec); err != nil {
+				return body{}, err
+			}
 		case name == "role" && issue && value.Kind() == '"':
 			b.role = value.String()
 		case name == "policy" && issue && value.Kind() == '"':
@@ -236,6 +250,42 @@ func decodeBody(data []byte, issue bool) (body, error) {
 		return body{}, invalid("the body goes on after the JSON object")
 	}
 	return b, nil
+}
+
+// proofNames are the fields that hold proofs.
+var proofNames = map[string]attest.Kind{"jwt": attest.KindJWT, "aws_proof": attest.KindAWS}
+
+// actor is the proof of who acts for the subject.
+type actor struct {
+	proof attest.Proof
+	peer  bool // the client certificate, instead
+}
+
+// decodeActor reads the rest of the object "actor", which holds one proof.
+func decodeActor(dec *jsontext.Decoder) (*actor, error) {
+	name, err := dec.ReadToken()
+	if err != nil || name.Kind() != '"' {
+		return nil, invalid(`"actor" holds no proof`)
+	}
+	field := name.String()
+	value, err := dec.ReadToken()
+	if err != nil {
+		return nil, invalid("the body is no JSON")
+	}
+	var a actor
+	kind, isProof := proofNames[field]
+	switch {
+	case isProof && value.Kind() == '"':
+		a.proof = newProof(kind, value.String())
+	case field == "peer_certificate" && value.Kind() == 't':
+		a.peer = true
+	default:
+		return nil, invalid(`"actor" has a field that is unknown or of the wrong type`)
+	}
+	if end, err := dec.ReadToken(); err != nil || end.Kind() != '}' {
+		return nil, invalid(`"actor" holds more than one proof`)
+	}
+	return &a, nil
 }
 
 // parseTTL reads whole seconds, at least 1: digits alone, so that neither "1e3" nor "3600s" nor "+5" is a number.

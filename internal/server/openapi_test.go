@@ -128,7 +128,7 @@ func TestOpenAPIHoldsForRequestsAndAnswers(t *testing.T) {
 	}{
 		{"POST", "/v1/credentials", bearerHeader("t"), `{"role":"r"}`, true},
 		{"POST", "/v1/credentials", bearerHeader("t"), `{"role":"r","policy":"{}","ttl_seconds":900}`, true},
-		{"POST", "/v1/credentials", http.Header{"Content-Type": {"application/json"}}, `{"role":"r","oidc_token":"t"}`, true},
+		{"POST", "/v1/credentials", http.Header{"Content-Type": {"application/json"}}, `{"role":"r","jwt":"t"}`, true},
 		{"POST", "/v1/explain", bearerHeader("t"), `{}`, true},
 		{"POST", "/v1/explain", bearerHeader("t"), ``, true},
 		{"GET", "/v1/roles", bearerHeader("t"), ``, true},

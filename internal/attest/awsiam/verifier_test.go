@@ -140,7 +140,7 @@ func TestProofsThatAreRefusedHere(t *testing.T) {
 	if _, err := f.verify(t, "nonsense"); !errors.Is(err, attest.ErrMalformed) {
 		t.Errorf("nonsense: %v", err)
 	}
-	if _, err := f.Verify(t.Context(), attest.Proof{Kind: attest.KindOIDC, Data: secret.New(encode(t, newSigning().login(t)))}); !errors.Is(err, attest.ErrMalformed) {
+	if _, err := f.Verify(t.Context(), attest.Proof{Kind: attest.KindJWT, Data: secret.New(encode(t, newSigning().login(t)))}); !errors.Is(err, attest.ErrMalformed) {
 		t.Errorf("of another kind: %v", err)
 	}
 	if n := len(f.sts.Requests()); n != 0 {

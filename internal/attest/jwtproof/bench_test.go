@@ -24,7 +24,7 @@ func benchVerifier(b *testing.B) (*Verifier, attest.Proof) {
 		b.Fatal(err)
 	}
 	token := idp.Token(map[string]any{"groups": strings.Fields(strings.Repeat("group-of-people ", 30))})
-	p := attest.Proof{Kind: attest.KindOIDC, Data: secret.New(token)}
+	p := attest.Proof{Kind: attest.KindJWT, Data: secret.New(token)}
 	if _, err := v.Verify(b.Context(), p); err != nil { // fetches the keys
 		b.Fatal(err)
 	}

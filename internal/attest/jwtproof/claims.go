@@ -12,6 +12,8 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/text/unicode/norm"
+
+	"github.com/credbroker/credbroker/internal/attest"
 )
 
 // Bounds of single claims.
@@ -23,7 +25,7 @@ const (
 
 // claims are those of RFC 7519, section 4.1, in a token whose signature held.
 type claims struct {
-	issuer, subject, tokenID string
+	issuer, subject, tokenID string // the issuer is empty if there is no `iss`, the token's ID if there is no `jti`
 	issuedAt, expires        time.Time
 	notBefore                time.Time // zero if there is no `nbf`
 	audience                 []string
@@ -31,19 +33,25 @@ type claims struct {
 	all                      map[string]jsontext.Value
 }
 
-// unverifiedIssuer reads `iss` to choose the keys that the token is then verified with, and for nothing else.
-func unverifiedIssuer(payload []byte) (string, error) {
+// unverifiedIssuer reads whom the token says it is of, to choose the keys that it is then verified with, and for nothing else: `iss`,
+// and the trust domain, spiffe://NAME, of a `sub` that is a SPIFFE ID. One of the two is there.
+func unverifiedIssuer(payload []byte) (iss, trustDomain string, err error) {
 	var c struct {
 		Iss jsontext.Value `json:"iss"`
+		Sub jsontext.Value `json:"sub"`
 	}
 	if err := decodeJSON(payload, &c); err != nil {
-		return "", fmt.Errorf("payload: %w", err)
+		return "", "", fmt.Errorf("payload: %w", err)
+	}
+	sub, _ := decodeString(c.Sub)
+	if name, _, err := attest.ParseSPIFFEID(sub); err == nil {
+		trustDomain = spiffeScheme + name
 	}
 	iss, ok := decodeString(c.Iss)
-	if !ok {
-		return "", errors.New("iss is missing or not a string")
+	if !ok && (c.Iss != nil || trustDomain == "") {
+		return "", "", errors.New("iss is missing or not a string")
 	}
-	return iss, nil
+	return iss, trustDomain, nil
 }
 
 // parseClaims reads the payload of a verified token. It checks types, and nothing against the clock or the configuration.
@@ -53,8 +61,8 @@ func parseClaims(payload []byte) (claims, error) {
 		return claims{}, fmt.Errorf("payload: %w", err)
 	}
 	var ok bool
-	if c.issuer, ok = decodeString(c.all["iss"]); !ok {
-		return claims{}, errors.New("iss is missing or not a string")
+	if c.issuer, ok = decodeString(c.all["iss"]); !ok && c.all["iss"] != nil {
+		return claims{}, errors.New("iss is not a string")
 	}
 	var err error
 	if c.expires, err = date(c.all["exp"]); err != nil {

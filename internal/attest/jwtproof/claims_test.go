@@ -45,14 +45,14 @@ func TestClaimsAreTypedStrictly(t *testing.T) {
 			t.Errorf("%s at its bound: %v", name, err)
 		}
 	}
-	for _, name := range []string{"exp", "iat", "iss", "sub", "aud"} {
+	for _, name := range []string{"exp", "iat", "sub", "aud"} { // a JWT-SVID needs no iss
 		_, err := parseClaims(payload(name, ""))
 		mustContain(t, err, name+" is missing")
 	}
 	for _, name := range []string{"iss", "sub"} {
 		for _, v := range []string{"7", "null", `["alice"]`, `{"a":"b"}`, "true"} {
 			_, err := parseClaims(payload(name, v))
-			mustContain(t, err, name+" is missing or not a string")
+			mustContain(t, err, "not a string")
 		}
 	}
 	for _, v := range []string{"7", "null", `""`, `["a"]`, `"` + strings.Repeat("j", maxTokenID+1) + `"`} {
@@ -75,12 +75,12 @@ func TestPayloadIsStrictJSON(t *testing.T) {
 		if _, err := parseClaims([]byte(data)); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
-		if _, err := unverifiedIssuer([]byte(data)); err == nil {
+		if _, _, err := unverifiedIssuer([]byte(data)); err == nil {
 			t.Errorf("%s: an issuer was read", name)
 		}
 	}
 	for _, iss := range []string{"", "null", "7", `["https://i"]`} {
-		_, err := unverifiedIssuer(payload("iss", iss))
+		_, _, err := unverifiedIssuer(payload("iss", iss))
 		mustContain(t, err, "iss is missing or not a string")
 	}
 	// Case and look-alikes name other claims: the long s of "ſub" folds onto "sub".
@@ -229,13 +229,16 @@ func FuzzClaims(f *testing.F) {
 	f.Add([]byte(`{"iss":"a","iss":"b"}`))
 	paths := map[string][]string{"groups": {"groups"}, "roles": {"realm_access", "roles"}, "first": {"groups", "0"}, "email": {"email"}}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		iss, err := unverifiedIssuer(data)
+		iss, trustDomain, err := unverifiedIssuer(data)
 		c, errAll := parseClaims(data)
 		if errAll != nil {
 			return
 		}
-		if err != nil || iss != c.issuer {
+		if (err == nil) != (iss != "" || trustDomain != "" || c.all["iss"] != nil) || err == nil && iss != c.issuer {
 			t.Errorf("%s: chosen by %q (%v), verified as %q", data, iss, err, c.issuer)
+		}
+		if trustDomain != "" && !strings.HasPrefix(c.subject, trustDomain+"/") {
+			t.Errorf("%s: of %q", data, trustDomain)
 		}
 		if c.expires.IsZero() || c.issuedAt.IsZero() || len(c.audience) == 0 {
 			t.Errorf("%s: %+v", data, c)

@@ -19,16 +19,22 @@ const (
 	defaultSkew     = 30 * time.Second
 	maxSkew         = 60 * time.Second
 	defaultLifetime = time.Hour
-	maxLifetime     = 24 * time.Hour
+	maxLifetime     = 25 * time.Hour // a managed identity's token lives 24 h, and begins 5 min before it was asked for
 )
 
-// Issuer is one OpenID Connect issuer whose tokens are accepted.
+// Issuer is one issuer whose tokens are accepted.
 type Issuer struct {
 	// Name is how the log and the status call it.
 	Name string
-	// Issuer is compared byte for byte with `iss`. It is an https URL where Keys.Discovery is set.
+	// Profile says what platform's tokens these are; empty means ProfileOIDC.
+	Profile Profile
+	// Issuer is compared byte for byte with `iss`; for ProfileSPIFFE it is the trust domain's ID, spiffe://NAME. It is an https URL
+	// where Keys.Discovery is set.
 	Issuer string
 	Keys   KeySource
+	// GCP is for ProfileGCP, Azure for ProfileAzure.
+	GCP   GCP
+	Azure Azure
 	// Audiences are the accepted values of `aud`; at least one.
 	Audiences []string
 	// SoleAudience refuses tokens that name any further audience.
@@ -44,7 +50,7 @@ type Issuer struct {
 	Algorithms []string
 	// Skew is how far the issuer's clock may be off. Zero means 30 s; at most 60 s.
 	Skew time.Duration
-	// MaxLifetime is the most that `exp` may be after `iat`. Zero means 1 h; at most 24 h.
+	// MaxLifetime is the most that `exp` may be after `iat`. Zero means 1 h; at most 25 h.
 	MaxLifetime time.Duration
 	// SingleUse requires a `jti` and accepts each token once. It holds within one process.
 	SingleUse bool
@@ -56,8 +62,11 @@ type Issuer struct {
 type issuer struct {
 	config Issuer // normalized
 	// files is a hash of what the configuration's files held, so that a changed file is a changed configuration.
-	files [sha256.Size]byte
-	keys  *keyring
+	files   [sha256.Size]byte
+	profile *profile
+	// keys verify signatures; where they are nil, review has the API server do it.
+	keys   *keyring
+	review *reviewer
 	// replay is nil unless SingleUse.
 	replay    attest.Replay
 	claims    map[string][]string // attribute to path of its claim
@@ -99,7 +108,13 @@ func (c *Issuer) normalize() (claimPaths map[string][]string, err error) {
 	if c.MaxLifetime < 0 || c.MaxLifetime > maxLifetime {
 		fault("max_lifetime: is %s, expected 0 to %s", c.MaxLifetime, maxLifetime)
 	}
-	if err := c.Keys.check(); err != nil {
+	if c.Profile == "" {
+		c.Profile = ProfileOIDC
+	}
+	if err := c.Profile.check(c); err != nil {
+		faults = append(faults, err)
+	}
+	if err := c.Keys.check(c.Profile); err != nil {
 		faults = append(faults, err)
 	}
 	claimPaths = make(map[string][]string, len(c.Attributes))
@@ -118,9 +133,9 @@ func orDefault(list []string, values ...string) []string {
 	return slices.Clone(list)
 }
 
-func (s *KeySource) check() error {
+func (s *KeySource) check(p Profile) error {
 	sources := 0
-	for _, set := range []bool{s.Discovery, s.JWKSURL != "", s.JWKSFile != "", s.PEMFile != ""} {
+	for _, set := range []bool{s.Discovery, s.JWKSURL != "", s.JWKSFile != "", s.PEMFile != "", s.WorkloadAPI != "", s.ReviewURL != ""} {
 		if set {
 			sources++
 		}
@@ -128,11 +143,19 @@ func (s *KeySource) check() error {
 	remote := s.Discovery || s.JWKSURL != ""
 	switch {
 	case sources != 1:
-		return fmt.Errorf("discovery, jwks_url, jwks_file, pem: %d of them are set, expected one", sources)
+		return fmt.Errorf("discovery, jwks_url, jwks_file, pem, workload_api, token_review: %d of them are set, expected one", sources)
+	case s.ReviewURL != "" && p != ProfileKubernetes:
+		return fmt.Errorf("token_review: is for profile %s alone", ProfileKubernetes)
+	case s.WorkloadAPI != "" && p != ProfileSPIFFE:
+		return fmt.Errorf("workload_api: is for profile %s alone", ProfileSPIFFE)
+	case p == ProfileSPIFFE && (s.Discovery || s.PEMFile != ""):
+		return fmt.Errorf("discovery, pem: a trust domain has neither; expected jwks_url or jwks_file with its bundle, or workload_api")
 	case s.PEMFile != "" && (s.PEMKeyID == "" || len(s.PEMKeyID) > maxKeyID):
 		return fmt.Errorf("pem.kid: is %d bytes, expected 1 to %d", len(s.PEMKeyID), maxKeyID)
-	case !remote && (s.CAFile != "" || s.BearerFile != ""):
+	case !remote && s.ReviewURL == "" && (s.CAFile != "" || s.BearerFile != ""):
 		return errors.New("ca_file, bearer_file: are for discovery and jwks_url")
+	case s.ReviewURL != "" && s.BearerFile == "":
+		return errors.New("token_review.token_file: is empty")
 	}
 	return nil
 }
@@ -144,7 +167,11 @@ func newIssuer(c Issuer, old *issuer, now func() time.Time, replay attest.Replay
 	if err != nil {
 		return nil, err
 	}
-	is := &issuer{config: c, claims: paths, pathAttrs: map[string]bool{}}
+	p := profiles[c.Profile]
+	is := &issuer{config: c, claims: paths, profile: &p, pathAttrs: maps.Clone(p.paths)}
+	if is.pathAttrs == nil {
+		is.pathAttrs = map[string]bool{}
+	}
 	for name, a := range c.Attributes {
 		if a.Path {
 			is.pathAttrs[name] = true
@@ -157,7 +184,7 @@ func newIssuer(c Issuer, old *issuer, now func() time.Time, replay attest.Replay
 		return old, nil
 	}
 	if old != nil && old.files == is.files && old.config.Name == is.config.Name && old.config.Keys == is.config.Keys {
-		is.keys = old.keys // the same keys from the same place: what was learned holds
+		is.keys, is.review = old.keys, old.review // the same keys from the same place: what was learned holds
 	}
 	if c.SingleUse {
 		switch {
@@ -201,8 +228,17 @@ func (is *issuer) openKeys(now func() time.Time, log *slog.Logger) error {
 	}
 	is.files = sha256.Sum256(read.Bytes())
 	switch {
+	case s.ReviewURL != "":
+		is.review, err = newReviewer(&is.config, roots, log)
+		return err
+	case s.WorkloadAPI != "":
+		fetch, err := workloadAPI(s.WorkloadAPI, is.config.Issuer)
+		if err != nil {
+			return fmt.Errorf("workload_api: %w", err)
+		}
+		is.keys = &keyring{name: is.config.Name, fetch: fetch, now: now, log: log}
 	case s.JWKSFile != "":
-		set, err := parseJWKS(jwks)
+		set, err := parseJWKS(jwks, keyUse(is.config.Profile))
 		if err == nil && len(set.keys) == 0 {
 			err = fmt.Errorf("no usable key (%d foreign, %d malformed) %s", set.foreign, len(set.malformed), set.firstFault())
 		}
@@ -217,7 +253,7 @@ func (is *issuer) openKeys(now func() time.Time, log *slog.Logger) error {
 		}
 		is.keys = staticKeyring(is.config.Name, set, now)
 	default:
-		r, err := newRemote(is.config.Issuer, s, roots)
+		r, err := newRemote(is.config.Issuer, s, keyUse(is.config.Profile), roots)
 		if err != nil {
 			return err
 		}

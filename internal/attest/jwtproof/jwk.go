@@ -69,7 +69,7 @@ var errForeign = errors.New("not a key to verify signatures with")
 
 // parseJWKS reads a JWK Set (RFC 7517, section 5). One bad key doesn't spoil the set, so that an issuer can add a kind of
 // key that is unknown here; two keys of one kid do, since nothing would say which of them is meant.
-func parseJWKS(data []byte) (*keySet, error) {
+func parseJWKS(data []byte, use string) (*keySet, error) {
 	var doc struct {
 		Keys []jsontext.Value `json:"keys"`
 	}
@@ -82,7 +82,7 @@ func parseJWKS(data []byte) (*keySet, error) {
 	set := &keySet{keys: make(map[string]*key, len(doc.Keys))}
 	taken := make(map[string]bool, len(doc.Keys))
 	for i, raw := range doc.Keys {
-		kid, k, err := parseJWK(raw)
+		kid, k, err := parseJWK(raw, use)
 		if errors.Is(err, errForeign) {
 			set.foreign++
 			continue
@@ -101,12 +101,12 @@ func parseJWKS(data []byte) (*keySet, error) {
 }
 
 // parseJWK returns the kid also when the rest of a signature key can't be read.
-func parseJWK(data jsontext.Value) (kid string, k *key, err error) {
+func parseJWK(data jsontext.Value, use string) (kid string, k *key, err error) {
 	var w webKey
 	if err := decodeJSON(data, &w); err != nil {
 		return "", nil, err
 	}
-	alg, err := w.purpose()
+	alg, err := w.purpose(use)
 	if err != nil {
 		return "", nil, err
 	}
@@ -128,12 +128,22 @@ func parseJWK(data jsontext.Value) (kid string, k *key, err error) {
 	return kid, k, nil
 }
 
-// purpose checks what the key is for and returns its `alg`, empty if it names none.
-func (w *webKey) purpose() (alg string, err error) {
+// keyUse is the `use` that a key for tokens of a profile has, if it has one (RFC 7517, section 4.2;
+// https://spiffe.io/docs/latest/spiffe-specs/spiffe_trust_domain_and_bundle, section 4.2.2).
+func keyUse(p Profile) string {
+	if p == ProfileSPIFFE {
+		return "jwt-svid"
+	}
+	return "sig"
+}
+
+// purpose checks what the key is for and returns its `alg`, empty if it names none. A trust domain's bundle holds keys for two
+// uses, so there a key has to name it.
+func (w *webKey) purpose(wanted string) (alg string, err error) {
 	if kty, _ := decodeString(w.Kty); !slices.Contains([]string{"RSA", "EC", "OKP"}, kty) {
 		return "", errForeign // "oct" among them: a shared secret can't be in a public document
 	}
-	if use, _ := decodeString(w.Use); w.Use != nil && use != "sig" {
+	if use, _ := decodeString(w.Use); use != wanted && (w.Use != nil || wanted != "sig") {
 		return "", errForeign
 	}
 	if w.KeyOps != nil && !slices.Contains(decodeStrings(w.KeyOps), "verify") {
@@ -191,6 +201,22 @@ func checkRSA(public *rsa.PublicKey) error {
 	}
 	if public.N.Bit(0) == 0 || public.E < 3 || public.E%2 == 0 || public.E > 1<<31-1 {
 		return errors.New("RSA modulus or exponent is even, or the exponent is not of 3 to 2^31-1")
+	}
+	return nil
+}
+
+// checkPublic says whether signatures can be verified with a key.
+func checkPublic(public crypto.PublicKey) error {
+	switch p := public.(type) {
+	case *rsa.PublicKey:
+		return checkRSA(p)
+	case *ecdsa.PublicKey:
+		if curves[p.Curve.Params().Name] == nil {
+			return fmt.Errorf("curve %s is not known", p.Curve.Params().Name)
+		}
+	case ed25519.PublicKey:
+	default:
+		return fmt.Errorf("%T can't verify signatures", public)
 	}
 	return nil
 }
@@ -265,18 +291,8 @@ func parsePEM(data []byte, kid string) (*keySet, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch p := public.(type) {
-	case *rsa.PublicKey:
-		if err := checkRSA(p); err != nil {
-			return nil, err
-		}
-	case *ecdsa.PublicKey:
-		if curves[p.Curve.Params().Name] == nil {
-			return nil, fmt.Errorf("curve %s is not known", p.Curve.Params().Name)
-		}
-	case ed25519.PublicKey:
-	default:
-		return nil, fmt.Errorf("%T can't verify signatures", public)
+	if err := checkPublic(public); err != nil {
+		return nil, err
 	}
 	k := &key{public: public, identity: keyIdentity{kid: kid, thumbprint: sha256.Sum256(block.Bytes)}}
 	return &keySet{keys: map[string]*key{kid: k}}, nil

@@ -19,7 +19,7 @@ func TestJWKThumbprintIsThatOfRFC7638(t *testing.T) {
 	const n = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMs" +
 		"tn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbI" +
 		"SD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"
-	set, err := parseJWKS(jwks(`{"kty":"RSA","n":"` + n + `","e":"AQAB","alg":"RS256","kid":"2011-04-29"}`))
+	set, err := parseJWKS(jwks(`{"kty":"RSA","n":"`+n+`","e":"AQAB","alg":"RS256","kid":"2011-04-29"}`), "sig")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestEveryKeyTypeIsRead(t *testing.T) {
 		jwkOf(&testEC(t, elliptic.P256()).PublicKey, "p256", `,"key_ops":["verify"]`),
 		jwkOf(&testEC(t, elliptic.P384()).PublicKey, "p384", `,"x5c":["ignored"],"unknown":{}`),
 		jwkOf(&testEC(t, elliptic.P521()).PublicKey, "p521", `,"alg":"ES512"`),
-		jwkOf(testEd(t).Public(), "ed", `,"alg":"EdDSA"`)))
+		jwkOf(testEd(t).Public(), "ed", `,"alg":"EdDSA"`)), "sig")
 	if err != nil || len(set.keys) != 5 || set.foreign != 0 || len(set.malformed) != 0 {
 		t.Errorf("got %+v, %v", set, err)
 	}
@@ -53,13 +53,13 @@ func TestDuplicateKidRefusesTheSet(t *testing.T) {
 	b := jwkOf(testEd(t).Public(), "k", "")
 	broken := `{"kty":"EC","kid":"k","crv":"P-256","x":"AA","y":"AA"}`
 	for name, set := range map[string][]byte{"twice": jwks(a, a), "two types": jwks(a, b), "one broken": jwks(broken, a), "one broken after": jwks(a, broken)} {
-		_, err := parseJWKS(set)
+		_, err := parseJWKS(set, "sig")
 		if err == nil || !strings.Contains(err.Error(), `kid "k" is there twice`) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	// A key for encryption may share the name: it is never a candidate.
-	if set, err := parseJWKS(jwks(a, jwkOf(&testRSA().PublicKey, "k", `,"use":"enc"`))); err != nil || len(set.keys) != 1 {
+	if set, err := parseJWKS(jwks(a, jwkOf(&testRSA().PublicKey, "k", `,"use":"enc"`)), "sig"); err != nil || len(set.keys) != 1 {
 		t.Errorf("%+v, %v", set, err)
 	}
 }
@@ -77,7 +77,7 @@ func TestForeignKeysAreSkipped(t *testing.T) {
 		jwkOf(ec, "l", `,"alg":"ECDH-ES"`), jwkOf(ec, "m", `,"alg":"HS256"`), jwkOf(ec, "n", `,"alg":7`), jwkOf(ec, "o", `,"alg":"none"`),
 		jwkOf(ec, "p", `,"alg":""`),
 	}
-	set, err := parseJWKS(jwks(append(foreign, jwkOf(ec, "good", ""))...))
+	set, err := parseJWKS(jwks(append(foreign, jwkOf(ec, "good", ""))...), "sig")
 	if err != nil || len(set.keys) != 1 || set.keys["good"] == nil || set.foreign != len(foreign) || len(set.malformed) != 0 {
 		t.Errorf("got %+v, %v; expected %d foreign", set, err, len(foreign))
 	}
@@ -131,7 +131,7 @@ func TestMalformedKeysAreSkippedAndCounted(t *testing.T) {
 		"RSA exponent of 2^64+F4":  {rs("k", n, encode([]byte{1, 0, 0, 0, 0, 0, 1, 0, 1})), "e is larger than 32 bits"},
 		"RSA exponent of 5 octets": {rs("k", n, encode([]byte{1, 0, 0, 0, 1})), "e is larger than 32 bits"},
 	} {
-		set, err := parseJWKS(jwks(tc.key, jwkOf(ec, "good", "")))
+		set, err := parseJWKS(jwks(tc.key, jwkOf(ec, "good", "")), "sig")
 		if err != nil || len(set.keys) != 1 || len(set.malformed) != 1 || set.foreign != 0 {
 			t.Errorf("%s: got %+v, %v", name, set, err)
 		} else if !strings.Contains(set.malformed[0], "keys[0]: ") || !strings.Contains(set.malformed[0], tc.want) {
@@ -139,7 +139,7 @@ func TestMalformedKeysAreSkippedAndCounted(t *testing.T) {
 		}
 	}
 	nameless := `{"kty":"EC","crv":"P-256"}`
-	if set, err := parseJWKS(jwks(nameless, nameless)); err != nil || len(set.malformed) != 2 {
+	if set, err := parseJWKS(jwks(nameless, nameless), "sig"); err != nil || len(set.malformed) != 2 {
 		t.Errorf("two keys without a kid share none: %+v, %v", set, err)
 	}
 }
@@ -164,11 +164,11 @@ func TestJWKSIsStrictJSON(t *testing.T) {
 		"duplicate member of a key": `{"keys":[{"kty":"EC","kid":"k","kid":"k2","crv":"P-256"}]}`,
 		"deep":                      `{"keys":[` + strings.Repeat("[", 100_000),
 	} {
-		if set, err := parseJWKS([]byte(data)); err == nil {
+		if set, err := parseJWKS([]byte(data), "sig"); err == nil {
 			t.Errorf("%s: got %+v", name, set)
 		}
 	}
-	if set, err := parseJWKS([]byte(`{"keys":[]}`)); err != nil || len(set.keys) != 0 {
+	if set, err := parseJWKS([]byte(`{"keys":[]}`), "sig"); err != nil || len(set.keys) != 0 {
 		t.Errorf("an empty set is one: %v", err)
 	}
 }
@@ -222,7 +222,7 @@ func FuzzParseJWKS(f *testing.F) {
 	f.Add(jwks(`{"kty":"EC","kid":"k","crv":"P-256","x":"AA","y":"AA"}`, `{"kty":"oct","kid":"o","k":"AA"}`))
 	f.Add([]byte(`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"e","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		set, err := parseJWKS(data)
+		set, err := parseJWKS(data, "sig")
 		if err != nil {
 			return
 		}

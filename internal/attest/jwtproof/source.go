@@ -24,7 +24,8 @@ const (
 	fetchTimeout = 5 * time.Second // for one fetch: both requests of discovery together
 )
 
-// KeySource says where the keys of an issuer are. Exactly one of Discovery, JWKSURL, JWKSFile and PEMFile is set.
+// KeySource says where the keys of an issuer are. Exactly one of Discovery, JWKSURL, JWKSFile, PEMFile, WorkloadAPI and ReviewURL
+// is set.
 type KeySource struct {
 	// Discovery fetches <issuer>/.well-known/openid-configuration and then the `jwks_uri` that it names. That may be on
 	// another host, since the issuer says so itself, but never plain http unless it has the issuer's own origin.
@@ -35,10 +36,16 @@ type KeySource struct {
 	JWKSFile string
 	// PEMFile is the path of one public key, read by New alone; PEMKeyID is the `kid` that tokens name it by.
 	PEMFile, PEMKeyID string
-	// CAFile is a PEM bundle. If set, only these roots are trusted for Discovery and JWKSURL; empty means the system's.
+	// WorkloadAPI is the address of a SPIFFE Workload API, "unix:///path" or "tcp://IP:port", which gives the trust domain's bundle.
+	// For ProfileSPIFFE.
+	WorkloadAPI string
+	// ReviewURL is the URL of a Kubernetes API server, which is asked about each token (TokenReview) instead of having its keys here.
+	// For ProfileKubernetes.
+	ReviewURL string
+	// CAFile is a PEM bundle. If set, only these roots are trusted for Discovery, JWKSURL and ReviewURL; empty means the system's.
 	CAFile string
-	// BearerFile holds a token that is read at each fetch and sent as `Authorization: Bearer` to JWKSURL, or with
-	// Discovery to the issuer's own origin and no other. Empty means none.
+	// BearerFile holds a token that is read at each fetch and sent as `Authorization: Bearer` to JWKSURL or ReviewURL, or with
+	// Discovery to the issuer's own origin and no other. Empty means none; ReviewURL needs one.
 	BearerFile string
 	// AllowPlaintext permits http beyond loopback.
 	AllowPlaintext bool
@@ -49,31 +56,30 @@ type remote struct {
 	issuer     string
 	discovery  bool
 	start      *url.URL // the issuer's with discovery, else that of the JWKS
+	use        string   // of the keys
 	bearerFile string
 	plaintext  bool
 	client     *http.Client
 }
 
 // newRemote takes the roots as a PEM bundle, nil for the system's.
-func newRemote(issuer string, s KeySource, roots []byte) (*remote, error) {
-	r := &remote{issuer: issuer, discovery: s.Discovery, bearerFile: s.BearerFile, plaintext: s.AllowPlaintext}
+func newRemote(issuer string, s KeySource, use string, roots []byte) (*remote, error) {
+	r := &remote{issuer: issuer, discovery: s.Discovery, use: use, bearerFile: s.BearerFile}
 	start, field := s.JWKSURL, "jwks_url"
 	if s.Discovery {
 		start, field = issuer, "issuer"
 	}
 	var err error
-	if r.start, err = r.parseURL(start); err != nil {
+	r.plaintext = s.AllowPlaintext
+	if r.start, err = parseURL(start, s.AllowPlaintext); err != nil {
 		return nil, fmt.Errorf("%s: %w", field, err)
 	}
 	if s.Discovery && strings.ContainsAny(issuer, "?#") {
 		return nil, errors.New("issuer: has a query or a fragment, which discovery does not allow")
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if roots != nil {
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(roots) {
-			return nil, fmt.Errorf("ca_file: %s holds no certificate", s.CAFile)
-		}
+	config, err := clientTLS(s.CAFile, roots)
+	if err != nil {
+		return nil, err
 	}
 	r.client = &http.Client{
 		// A redirect would let a host that nobody configured supply the keys, so 3xx is a failure like any other.
@@ -89,8 +95,20 @@ func newRemote(issuer string, s KeySource, roots []byte) (*remote, error) {
 	return r, nil
 }
 
+// clientTLS takes the roots as a PEM bundle, nil for the system's.
+func clientTLS(caFile string, roots []byte) (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if roots != nil {
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(roots) {
+			return nil, fmt.Errorf("ca_file: %s holds no certificate", caFile)
+		}
+	}
+	return config, nil
+}
+
 // parseURL reads a URL that keys may come from.
-func (r *remote) parseURL(text string) (*url.URL, error) {
+func parseURL(text string, plaintext bool) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil {
 		return nil, fmt.Errorf("not a URL: %s", excerpt(text, 128))
@@ -103,7 +121,7 @@ func (r *remote) parseURL(text string) (*url.URL, error) {
 	case u.Fragment != "":
 		return nil, fmt.Errorf("URL %s has a fragment", excerpt(text, 128))
 	case u.Scheme == "https":
-	case u.Scheme == "http" && (r.plaintext || loopback(u.Hostname())):
+	case u.Scheme == "http" && (plaintext || loopback(u.Hostname())):
 	default:
 		return nil, fmt.Errorf("URL %s is not https (http is for loopback, or insecure_plaintext)", excerpt(text, 128))
 	}
@@ -131,7 +149,7 @@ func (r *remote) fetch(ctx context.Context) (*keySet, error) {
 	if err != nil {
 		return nil, err
 	}
-	set, err := parseJWKS(body)
+	set, err := parseJWKS(body, r.use)
 	if err != nil {
 		return nil, fmt.Errorf("JWKS of %s: %w", excerpt(target, 128), err)
 	}
@@ -155,7 +173,7 @@ func (r *remote) discover(ctx context.Context) (*url.URL, error) {
 	if doc.Issuer != r.issuer {
 		return nil, fmt.Errorf("the document is of issuer %q, expected %q", excerpt(doc.Issuer, 128), r.issuer)
 	}
-	u, err := r.parseURL(doc.JWKSURI)
+	u, err := parseURL(doc.JWKSURI, r.plaintext)
 	if err != nil {
 		return nil, fmt.Errorf("jwks_uri: %w", err)
 	}

@@ -1,11 +1,13 @@
-// Package jwtproof verifies JSON Web Tokens of configured OpenID Connect issuers (RFC 7519, RFC 7515, RFC 8725).
+// Package jwtproof verifies JSON Web Tokens of configured issuers (RFC 7519, RFC 7515, RFC 8725).
 //
 // The order of the checks is that of [Verifier.Verify]: parse strictly, choose the issuer, verify the signature with that
 // issuer's keys and no others, and only then read what the token says. The signature layer (jws.go, jwk.go, signature.go)
-// knows nothing of claims, the claims (claims.go, attributes.go) nothing of keys.
+// knows nothing of claims, the claims (claims.go, attributes.go) nothing of keys. What a platform's tokens have beyond any JWT is
+// its profile (profile.go, and a file for each platform).
 package jwtproof
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,8 +37,8 @@ type Options struct {
 	MemoryBytes int64
 }
 
-// Verifier accepts tokens of its issuers. It is safe for concurrent use and holds nothing that needs closing: a fetch
-// under way ends by itself within 5 s.
+// Verifier accepts tokens of its issuers. It is safe for concurrent use. What it holds ends by itself: a fetch under way within
+// 5 s, idle connections within 10 s.
 type Verifier struct {
 	issuers map[string]*issuer // by `iss`
 	now     func() time.Time
@@ -97,14 +99,14 @@ func inIssuer(name string, err error) []error {
 	return out
 }
 
-// Verify implements attest.Verifier for attest.KindOIDC: Issuer is `iss`, Subject `sub`, Expires `exp`, Attrs as
-// configured. attest.ErrUnavailable means that the issuer's keys can't be had, or that its memory of single-use tokens is
+// Verify implements attest.Verifier for attest.KindJWT: Issuer is `iss`, Subject `sub`, Expires `exp`, Attrs as
+// configured; what a profile makes of them is said there. attest.ErrUnavailable means that the issuer's keys can't be had, or that its memory of single-use tokens is
 // full or can't be asked.
 func (v *Verifier) Verify(ctx context.Context, p attest.Proof) (attest.Identity, error) {
 	token := p.Data.Reveal()
-	if p.Kind != attest.KindOIDC || len(token) > maxToken {
+	if p.Kind != attest.KindJWT || len(token) > maxToken {
 		return attest.Identity{}, fmt.Errorf("%w: kind %q of %d bytes, expected %q of at most %d",
-			attest.ErrMalformed, p.Kind, len(token), attest.KindOIDC, maxToken)
+			attest.ErrMalformed, p.Kind, len(token), attest.KindJWT, maxToken)
 	}
 	name := v.memory.name(token)
 	if id, ok := v.recall(name); ok {
@@ -114,16 +116,15 @@ func (v *Verifier) Verify(ctx context.Context, p attest.Proof) (attest.Identity,
 	if err != nil {
 		return attest.Identity{}, fmt.Errorf("%w: %w", attest.ErrMalformed, err)
 	}
-	iss, err := unverifiedIssuer(t.payload)
+	is, err := v.issuerOf(t.payload)
 	if err != nil {
-		return attest.Identity{}, fmt.Errorf("%w: %w", attest.ErrMalformed, err)
-	}
-	is, ok := v.issuers[iss]
-	if !ok {
-		return attest.Identity{}, fmt.Errorf("%w: issuer %q is not configured", attest.ErrRejected, excerpt(iss, 128))
+		return attest.Identity{}, err
 	}
 	if !slices.Contains(is.config.Algorithms, t.alg) {
 		return attest.Identity{}, fmt.Errorf("%w: alg %q is none of %q", attest.ErrRejected, excerpt(t.alg, 16), is.config.Algorithms)
+	}
+	if is.review != nil {
+		return v.reviewed(ctx, is, token, t, name)
 	}
 	k, err := is.keys.lookup(ctx, t.kid)
 	if err != nil {
@@ -133,23 +134,54 @@ func (v *Verifier) Verify(ctx context.Context, p attest.Proof) (attest.Identity,
 		return attest.Identity{}, fmt.Errorf("%w: kid %q: %w", attest.ErrRejected, excerpt(t.kid, 64), err)
 	}
 	// From here on the payload is the issuer's word.
-	c, err := parseClaims(t.payload)
+	c, id, err := v.read(is, t)
 	if err != nil {
-		return attest.Identity{}, fmt.Errorf("%w: %w", attest.ErrRejected, err)
+		return attest.Identity{}, err
 	}
-	now := v.now()
-	if err := is.check(&c, t.typ, now); err != nil {
-		return attest.Identity{}, fmt.Errorf("%w: %w", attest.ErrRejected, err)
+	return v.accept(ctx, is, &c, id, name, k.identity, c.expires)
+}
+
+// issuerOf chooses the issuer whose keys the token has to verify with: that of its `iss`, else that of its trust domain.
+func (v *Verifier) issuerOf(payload []byte) (*issuer, error) {
+	iss, trustDomain, err := unverifiedIssuer(payload)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", attest.ErrMalformed, err)
 	}
-	id := is.identity(&c)
+	if is := v.issuers[iss]; is != nil {
+		return is, nil
+	}
+	if is := v.issuers[trustDomain]; is != nil {
+		return is, nil
+	}
+	return nil, fmt.Errorf("%w: issuer %q is not configured", attest.ErrRejected, excerpt(cmp.Or(iss, trustDomain), 128))
+}
+
+// read checks all that a token says, against the clock, the configuration and the profile.
+func (v *Verifier) read(is *issuer, t jws) (claims, attest.Identity, error) {
+	c, err := parseClaims(t.payload)
+	if err == nil {
+		err = is.check(&c, t.typ, v.now())
+	}
+	var id attest.Identity
+	if err == nil {
+		id, err = is.identity(&c)
+	}
+	if err != nil {
+		return claims{}, attest.Identity{}, fmt.Errorf("%w: %w", attest.ErrRejected, err)
+	}
+	return c, id, nil
+}
+
+// accept takes a token that passed every check: for its one use, or to be remembered.
+func (v *Verifier) accept(ctx context.Context, is *issuer, c *claims, id attest.Identity, name digestOf, k keyIdentity, until time.Time) (attest.Identity, error) {
 	if is.replay != nil {
-		if err := is.useOnce(ctx, &c, now); err != nil {
+		if err := is.useOnce(ctx, c, v.now()); err != nil {
 			return attest.Identity{}, err
 		}
 		return id, nil
 	}
 	v.memory.put(name, &remembered{
-		issuer: is, key: k.identity, identity: id, until: c.expires,
+		issuer: is, key: k, identity: id, until: until,
 		from: slices.MaxFunc([]time.Time{c.issuedAt, c.notBefore}, time.Time.Compare).Add(-is.config.Skew),
 	})
 	return id, nil
@@ -163,7 +195,8 @@ func (v *Verifier) recall(name digestOf) (attest.Identity, bool) {
 		return attest.Identity{}, false
 	}
 	now := v.now()
-	if v.issuers[e.identity.Issuer] != e.issuer || now.Before(e.from) || !now.Before(e.until) || !e.issuer.keys.holds(e.key, now) {
+	if v.issuers[e.identity.Issuer] != e.issuer || now.Before(e.from) || !now.Before(e.until) ||
+		e.issuer.keys != nil && !e.issuer.keys.holds(e.key, now) {
 		v.memory.forget(name)
 		return attest.Identity{}, false
 	}
@@ -172,7 +205,7 @@ func (v *Verifier) recall(name digestOf) (attest.Identity, bool) {
 
 // check holds verified claims against the clock and the configuration.
 func (is *issuer) check(c *claims, typ string, now time.Time) error {
-	if c.issuer != is.config.Issuer {
+	if c.issuer != is.config.Issuer && is.config.Profile != ProfileSPIFFE { // whose profile looks at the trust domain instead
 		return errors.New("iss is not the issuer whose key verified the token")
 	}
 	if err := c.checkTimes(now, is.config.Skew, is.config.MaxLifetime); err != nil {
@@ -187,10 +220,12 @@ func (is *issuer) check(c *claims, typ string, now time.Time) error {
 	return checkSubject(c.subject)
 }
 
-func (is *issuer) identity(c *claims) attest.Identity {
-	return attest.Identity{
-		Kind: attest.KindOIDC, Issuer: c.issuer, Subject: c.subject, Expires: c.expires,
-		Attrs: c.attributes(is.claims), PathAttrs: is.pathAttrs,
+// Close closes the connections that are idle.
+func (v *Verifier) Close() {
+	for _, is := range v.issuers {
+		if is.review != nil {
+			is.review.client.CloseIdleConnections()
+		}
 	}
 }
 
@@ -200,7 +235,14 @@ func (v *Verifier) Status() []string {
 	now := v.now()
 	var reasons []string
 	for _, iss := range slices.Sorted(maps.Keys(v.issuers)) {
-		if reason := v.issuers[iss].keys.status(now); reason != "" {
+		is := v.issuers[iss]
+		reason := ""
+		if is.review != nil {
+			reason = is.review.status()
+		} else {
+			reason = is.keys.status(now)
+		}
+		if reason != "" {
 			reasons = append(reasons, reason)
 		}
 	}

@@ -71,7 +71,7 @@ func (f *fixture) replace(t *testing.T, previous *jwtproof.Verifier) *jwtproof.V
 }
 
 func (f *fixture) verify(token string) (attest.Identity, error) {
-	return f.verifier.Verify(context.Background(), attest.Proof{Kind: attest.KindOIDC, Data: secret.New(token)})
+	return f.verifier.Verify(context.Background(), attest.Proof{Kind: attest.KindJWT, Data: secret.New(token)})
 }
 
 // expect verifies and holds the error against one of attest's, and its text; nil and "" mean that it passes.
@@ -182,7 +182,7 @@ func TestOtherKindsOfProofAreMalformed(t *testing.T) {
 	f.expect(t, "", attest.ErrMalformed, "")
 	f.expect(t, "x", attest.ErrMalformed, "")
 	f.expect(t, strings.Repeat("a", 16<<10), attest.ErrMalformed, "0 dots")
-	f.expect(t, strings.Repeat("a", 16<<10+1), attest.ErrMalformed, `of 16385 bytes, expected "oidc" of at most 16384`)
+	f.expect(t, strings.Repeat("a", 16<<10+1), attest.ErrMalformed, `of 16385 bytes, expected "jwt" of at most 16384`)
 	if n := f.idp.Requests(brokertest.DiscoveryPath); n != 0 {
 		t.Errorf("%d requests to the issuer", n)
 	}
@@ -195,7 +195,7 @@ func TestCallersContextEndsTheWait(t *testing.T) {
 	defer close(release)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := f.verifier.Verify(ctx, attest.Proof{Kind: attest.KindOIDC, Data: secret.New(f.idp.Token(nil))})
+	_, err := f.verifier.Verify(ctx, attest.Proof{Kind: attest.KindJWT, Data: secret.New(f.idp.Token(nil))})
 	if !errors.Is(err, context.Canceled) || errors.Is(err, attest.ErrUnavailable) {
 		t.Error(err)
 	}

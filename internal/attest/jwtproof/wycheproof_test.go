@@ -88,7 +88,7 @@ func verifyAlone(jwk map[string]jsontext.Value, token string) error {
 	if err != nil {
 		return err
 	}
-	set, err := parseJWKS(data)
+	set, err := parseJWKS(data, "sig")
 	if err != nil {
 		return err
 	}

@@ -30,9 +30,10 @@ type Proof struct {
 	//
 	// Types that are valid to be assigned to Proof:
 	//
-	//	*Proof_OidcToken
+	//	*Proof_Jwt
 	//	*Proof_AwsProof
 	//	*Proof_AwsRequest
+	//	*Proof_PeerCertificate
 	Proof         isProof_Proof `protobuf_oneof:"proof"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -75,10 +76,10 @@ func (x *Proof) GetProof() isProof_Proof {
 	return nil
 }
 
-func (x *Proof) GetOidcToken() string {
+func (x *Proof) GetJwt() string {
 	if x != nil {
-		if x, ok := x.Proof.(*Proof_OidcToken); ok {
-			return x.OidcToken
+		if x, ok := x.Proof.(*Proof_Jwt); ok {
+			return x.Jwt
 		}
 	}
 	return ""
@@ -102,13 +103,23 @@ func (x *Proof) GetAwsRequest() *AwsRequest {
 	return nil
 }
 
+func (x *Proof) GetPeerCertificate() *PeerCertificate {
+	if x != nil {
+		if x, ok := x.Proof.(*Proof_PeerCertificate); ok {
+			return x.PeerCertificate
+		}
+	}
+	return nil
+}
+
 type isProof_Proof interface {
 	isProof_Proof()
 }
 
-type Proof_OidcToken struct {
-	// A JWT of a configured OpenID Connect issuer, in compact form; at most 16 KiB.
-	OidcToken string `protobuf:"bytes,1,opt,name=oidc_token,json=oidcToken,proto3,oneof"`
+type Proof_Jwt struct {
+	// A JWT of a configured issuer, in compact form: an OpenID Connect token, one of Google, Microsoft Entra, Kubernetes or AWS STS for
+	// workloads, or a JWT-SVID of SPIFFE; at most 16 KiB.
+	Jwt string `protobuf:"bytes,1,opt,name=jwt,proto3,oneof"`
 }
 
 type Proof_AwsProof struct {
@@ -123,11 +134,55 @@ type Proof_AwsRequest struct {
 	AwsRequest *AwsRequest `protobuf:"bytes,3,opt,name=aws_request,json=awsRequest,proto3,oneof"`
 }
 
-func (*Proof_OidcToken) isProof_Proof() {}
+type Proof_PeerCertificate struct {
+	// The client certificate of this connection. It is also what proves a call that has no proof.
+	PeerCertificate *PeerCertificate `protobuf:"bytes,4,opt,name=peer_certificate,json=peerCertificate,proto3,oneof"`
+}
+
+func (*Proof_Jwt) isProof_Proof() {}
 
 func (*Proof_AwsProof) isProof_Proof() {}
 
 func (*Proof_AwsRequest) isProof_Proof() {}
+
+func (*Proof_PeerCertificate) isProof_Proof() {}
+
+// PeerCertificate stands for the client certificate of the connection that a message comes on.
+type PeerCertificate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerCertificate) Reset() {
+	*x = PeerCertificate{}
+	mi := &file_broker_v1_broker_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerCertificate) ProtoMessage() {}
+
+func (x *PeerCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_v1_broker_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerCertificate.ProtoReflect.Descriptor instead.
+func (*PeerCertificate) Descriptor() ([]byte, []int) {
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{1}
+}
 
 // AwsRequest is a signed POST of GetCallerIdentity.
 type AwsRequest struct {
@@ -144,7 +199,7 @@ type AwsRequest struct {
 
 func (x *AwsRequest) Reset() {
 	*x = AwsRequest{}
-	mi := &file_broker_v1_broker_proto_msgTypes[1]
+	mi := &file_broker_v1_broker_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -156,7 +211,7 @@ func (x *AwsRequest) String() string {
 func (*AwsRequest) ProtoMessage() {}
 
 func (x *AwsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[1]
+	mi := &file_broker_v1_broker_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -169,7 +224,7 @@ func (x *AwsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwsRequest.ProtoReflect.Descriptor instead.
 func (*AwsRequest) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{1}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *AwsRequest) GetUrl() string {
@@ -195,7 +250,7 @@ func (x *AwsRequest) GetHeaders() map[string]string {
 
 type IssueCredentialsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required.
+	// Required but for clients with a certificate.
 	Proof *Proof `protobuf:"bytes,1,opt,name=proof,proto3" json:"proof,omitempty"`
 	// The role asked for. Required.
 	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
@@ -203,14 +258,17 @@ type IssueCredentialsRequest struct {
 	Policy string `protobuf:"bytes,3,opt,name=policy,proto3" json:"policy,omitempty"`
 	// How long the credentials shall live, in whole seconds: cut to the role's maximum, and the role's default if
 	// absent.
-	Ttl           *durationpb.Duration `protobuf:"bytes,4,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	Ttl *durationpb.Duration `protobuf:"bytes,4,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// Who acts for the one that proof proves (RFC 8693, section 1.1: delegation), as a gateway or an agent does. Both proofs have to hold,
+	// and roles and the audit log see both. Optional.
+	ActorProof    *Proof `protobuf:"bytes,5,opt,name=actor_proof,json=actorProof,proto3" json:"actor_proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IssueCredentialsRequest) Reset() {
 	*x = IssueCredentialsRequest{}
-	mi := &file_broker_v1_broker_proto_msgTypes[2]
+	mi := &file_broker_v1_broker_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -222,7 +280,7 @@ func (x *IssueCredentialsRequest) String() string {
 func (*IssueCredentialsRequest) ProtoMessage() {}
 
 func (x *IssueCredentialsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[2]
+	mi := &file_broker_v1_broker_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -235,7 +293,7 @@ func (x *IssueCredentialsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCredentialsRequest.ProtoReflect.Descriptor instead.
 func (*IssueCredentialsRequest) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{2}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *IssueCredentialsRequest) GetProof() *Proof {
@@ -266,6 +324,13 @@ func (x *IssueCredentialsRequest) GetTtl() *durationpb.Duration {
 	return nil
 }
 
+func (x *IssueCredentialsRequest) GetActorProof() *Proof {
+	if x != nil {
+		return x.ActorProof
+	}
+	return nil
+}
+
 type IssueCredentialsResponse struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	AccessKeyId     string                 `protobuf:"bytes,1,opt,name=access_key_id,json=accessKeyId,proto3" json:"access_key_id,omitempty"`
@@ -283,7 +348,7 @@ type IssueCredentialsResponse struct {
 
 func (x *IssueCredentialsResponse) Reset() {
 	*x = IssueCredentialsResponse{}
-	mi := &file_broker_v1_broker_proto_msgTypes[3]
+	mi := &file_broker_v1_broker_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -295,7 +360,7 @@ func (x *IssueCredentialsResponse) String() string {
 func (*IssueCredentialsResponse) ProtoMessage() {}
 
 func (x *IssueCredentialsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[3]
+	mi := &file_broker_v1_broker_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -308,7 +373,7 @@ func (x *IssueCredentialsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCredentialsResponse.ProtoReflect.Descriptor instead.
 func (*IssueCredentialsResponse) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{3}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *IssueCredentialsResponse) GetAccessKeyId() string {
@@ -355,15 +420,17 @@ func (x *IssueCredentialsResponse) GetRequestId() string {
 
 type ExplainAccessRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required.
-	Proof         *Proof `protobuf:"bytes,1,opt,name=proof,proto3" json:"proof,omitempty"`
+	// As in IssueCredentialsRequest.
+	Proof *Proof `protobuf:"bytes,1,opt,name=proof,proto3" json:"proof,omitempty"`
+	// As in IssueCredentialsRequest.
+	ActorProof    *Proof `protobuf:"bytes,2,opt,name=actor_proof,json=actorProof,proto3" json:"actor_proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExplainAccessRequest) Reset() {
 	*x = ExplainAccessRequest{}
-	mi := &file_broker_v1_broker_proto_msgTypes[4]
+	mi := &file_broker_v1_broker_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +442,7 @@ func (x *ExplainAccessRequest) String() string {
 func (*ExplainAccessRequest) ProtoMessage() {}
 
 func (x *ExplainAccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[4]
+	mi := &file_broker_v1_broker_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,12 +455,19 @@ func (x *ExplainAccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainAccessRequest.ProtoReflect.Descriptor instead.
 func (*ExplainAccessRequest) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{4}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ExplainAccessRequest) GetProof() *Proof {
 	if x != nil {
 		return x.Proof
+	}
+	return nil
+}
+
+func (x *ExplainAccessRequest) GetActorProof() *Proof {
+	if x != nil {
+		return x.ActorProof
 	}
 	return nil
 }
@@ -410,7 +484,7 @@ type ExplainAccessResponse struct {
 
 func (x *ExplainAccessResponse) Reset() {
 	*x = ExplainAccessResponse{}
-	mi := &file_broker_v1_broker_proto_msgTypes[5]
+	mi := &file_broker_v1_broker_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -422,7 +496,7 @@ func (x *ExplainAccessResponse) String() string {
 func (*ExplainAccessResponse) ProtoMessage() {}
 
 func (x *ExplainAccessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[5]
+	mi := &file_broker_v1_broker_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -435,7 +509,7 @@ func (x *ExplainAccessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainAccessResponse.ProtoReflect.Descriptor instead.
 func (*ExplainAccessResponse) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{5}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ExplainAccessResponse) GetIdentity() *Identity {
@@ -461,15 +535,17 @@ func (x *ExplainAccessResponse) GetRequestId() string {
 
 type ListRolesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required.
-	Proof         *Proof `protobuf:"bytes,1,opt,name=proof,proto3" json:"proof,omitempty"`
+	// As in IssueCredentialsRequest.
+	Proof *Proof `protobuf:"bytes,1,opt,name=proof,proto3" json:"proof,omitempty"`
+	// As in IssueCredentialsRequest.
+	ActorProof    *Proof `protobuf:"bytes,2,opt,name=actor_proof,json=actorProof,proto3" json:"actor_proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListRolesRequest) Reset() {
 	*x = ListRolesRequest{}
-	mi := &file_broker_v1_broker_proto_msgTypes[6]
+	mi := &file_broker_v1_broker_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -481,7 +557,7 @@ func (x *ListRolesRequest) String() string {
 func (*ListRolesRequest) ProtoMessage() {}
 
 func (x *ListRolesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[6]
+	mi := &file_broker_v1_broker_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -494,12 +570,19 @@ func (x *ListRolesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolesRequest.ProtoReflect.Descriptor instead.
 func (*ListRolesRequest) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{6}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListRolesRequest) GetProof() *Proof {
 	if x != nil {
 		return x.Proof
+	}
+	return nil
+}
+
+func (x *ListRolesRequest) GetActorProof() *Proof {
+	if x != nil {
+		return x.ActorProof
 	}
 	return nil
 }
@@ -515,7 +598,7 @@ type ListRolesResponse struct {
 
 func (x *ListRolesResponse) Reset() {
 	*x = ListRolesResponse{}
-	mi := &file_broker_v1_broker_proto_msgTypes[7]
+	mi := &file_broker_v1_broker_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -527,7 +610,7 @@ func (x *ListRolesResponse) String() string {
 func (*ListRolesResponse) ProtoMessage() {}
 
 func (x *ListRolesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[7]
+	mi := &file_broker_v1_broker_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -540,7 +623,7 @@ func (x *ListRolesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolesResponse.ProtoReflect.Descriptor instead.
 func (*ListRolesResponse) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{7}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListRolesResponse) GetRoles() []*Role {
@@ -560,7 +643,7 @@ func (x *ListRolesResponse) GetRequestId() string {
 // Identity is who the broker found a caller to be.
 type Identity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How it was proven: "oidc".
+	// What it is: "oidc", "aws", "gcp", "azure", "kubernetes", "spiffe" or "x509".
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Who vouches for the subject.
 	Issuer string `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
@@ -579,7 +662,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_broker_v1_broker_proto_msgTypes[8]
+	mi := &file_broker_v1_broker_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -591,7 +674,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[8]
+	mi := &file_broker_v1_broker_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -604,7 +687,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{8}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Identity) GetKind() string {
@@ -665,7 +748,7 @@ type AttributeValues struct {
 
 func (x *AttributeValues) Reset() {
 	*x = AttributeValues{}
-	mi := &file_broker_v1_broker_proto_msgTypes[9]
+	mi := &file_broker_v1_broker_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +760,7 @@ func (x *AttributeValues) String() string {
 func (*AttributeValues) ProtoMessage() {}
 
 func (x *AttributeValues) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[9]
+	mi := &file_broker_v1_broker_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +773,7 @@ func (x *AttributeValues) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttributeValues.ProtoReflect.Descriptor instead.
 func (*AttributeValues) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{9}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AttributeValues) GetValues() []string {
@@ -713,7 +796,7 @@ type Role struct {
 
 func (x *Role) Reset() {
 	*x = Role{}
-	mi := &file_broker_v1_broker_proto_msgTypes[10]
+	mi := &file_broker_v1_broker_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -725,7 +808,7 @@ func (x *Role) String() string {
 func (*Role) ProtoMessage() {}
 
 func (x *Role) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[10]
+	mi := &file_broker_v1_broker_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -738,7 +821,7 @@ func (x *Role) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Role.ProtoReflect.Descriptor instead.
 func (*Role) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{10}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Role) GetName() string {
@@ -773,14 +856,15 @@ var File_broker_v1_broker_proto protoreflect.FileDescriptor
 
 const file_broker_v1_broker_proto_rawDesc = "" +
 	"\n" +
-	"\x16broker/v1/broker.proto\x12\tbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x01\n" +
-	"\x05Proof\x12$\n" +
-	"\n" +
-	"oidc_token\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00R\toidcToken\x12\"\n" +
+	"\x16broker/v1/broker.proto\x12\tbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x01\n" +
+	"\x05Proof\x12\x17\n" +
+	"\x03jwt\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00R\x03jwt\x12\"\n" +
 	"\taws_proof\x18\x02 \x01(\tB\x03\x80\x01\x01H\x00R\bawsProof\x12=\n" +
 	"\vaws_request\x18\x03 \x01(\v2\x15.broker.v1.AwsRequestB\x03\x80\x01\x01H\x00R\n" +
-	"awsRequestB\a\n" +
-	"\x05proof\"\xb1\x01\n" +
+	"awsRequest\x12G\n" +
+	"\x10peer_certificate\x18\x04 \x01(\v2\x1a.broker.v1.PeerCertificateH\x00R\x0fpeerCertificateB\a\n" +
+	"\x05proof\"\x11\n" +
+	"\x0fPeerCertificate\"\xb1\x01\n" +
 	"\n" +
 	"AwsRequest\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
@@ -788,12 +872,14 @@ const file_broker_v1_broker_proto_rawDesc = "" +
 	"\aheaders\x18\x03 \x03(\v2\".broker.v1.AwsRequest.HeadersEntryB\x03\x80\x01\x01R\aheaders\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9a\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcd\x01\n" +
 	"\x17IssueCredentialsRequest\x12&\n" +
 	"\x05proof\x18\x01 \x01(\v2\x10.broker.v1.ProofR\x05proof\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x16\n" +
 	"\x06policy\x18\x03 \x01(\tR\x06policy\x12+\n" +
-	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\x87\x02\n" +
+	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x121\n" +
+	"\vactor_proof\x18\x05 \x01(\v2\x10.broker.v1.ProofR\n" +
+	"actorProof\"\x87\x02\n" +
 	"\x18IssueCredentialsResponse\x12\"\n" +
 	"\raccess_key_id\x18\x01 \x01(\tR\vaccessKeyId\x12/\n" +
 	"\x11secret_access_key\x18\x02 \x01(\tB\x03\x80\x01\x01R\x0fsecretAccessKey\x12(\n" +
@@ -802,16 +888,20 @@ const file_broker_v1_broker_proto_rawDesc = "" +
 	"expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x12\n" +
 	"\x04role\x18\x05 \x01(\tR\x04role\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x06 \x01(\tR\trequestId\">\n" +
+	"request_id\x18\x06 \x01(\tR\trequestId\"q\n" +
 	"\x14ExplainAccessRequest\x12&\n" +
-	"\x05proof\x18\x01 \x01(\v2\x10.broker.v1.ProofR\x05proof\"\x8e\x01\n" +
+	"\x05proof\x18\x01 \x01(\v2\x10.broker.v1.ProofR\x05proof\x121\n" +
+	"\vactor_proof\x18\x02 \x01(\v2\x10.broker.v1.ProofR\n" +
+	"actorProof\"\x8e\x01\n" +
 	"\x15ExplainAccessResponse\x12/\n" +
 	"\bidentity\x18\x01 \x01(\v2\x13.broker.v1.IdentityR\bidentity\x12%\n" +
 	"\x05roles\x18\x02 \x03(\v2\x0f.broker.v1.RoleR\x05roles\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tR\trequestId\":\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"m\n" +
 	"\x10ListRolesRequest\x12&\n" +
-	"\x05proof\x18\x01 \x01(\v2\x10.broker.v1.ProofR\x05proof\"Y\n" +
+	"\x05proof\x18\x01 \x01(\v2\x10.broker.v1.ProofR\x05proof\x121\n" +
+	"\vactor_proof\x18\x02 \x01(\v2\x10.broker.v1.ProofR\n" +
+	"actorProof\"Y\n" +
 	"\x11ListRolesResponse\x12%\n" +
 	"\x05roles\x18\x01 \x03(\v2\x0f.broker.v1.RoleR\x05roles\x12\x1d\n" +
 	"\n" +
@@ -855,52 +945,57 @@ func file_broker_v1_broker_proto_rawDescGZIP() []byte {
 	return file_broker_v1_broker_proto_rawDescData
 }
 
-var file_broker_v1_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_broker_v1_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_broker_v1_broker_proto_goTypes = []any{
 	(*Proof)(nil),                    // 0: broker.v1.Proof
-	(*AwsRequest)(nil),               // 1: broker.v1.AwsRequest
-	(*IssueCredentialsRequest)(nil),  // 2: broker.v1.IssueCredentialsRequest
-	(*IssueCredentialsResponse)(nil), // 3: broker.v1.IssueCredentialsResponse
-	(*ExplainAccessRequest)(nil),     // 4: broker.v1.ExplainAccessRequest
-	(*ExplainAccessResponse)(nil),    // 5: broker.v1.ExplainAccessResponse
-	(*ListRolesRequest)(nil),         // 6: broker.v1.ListRolesRequest
-	(*ListRolesResponse)(nil),        // 7: broker.v1.ListRolesResponse
-	(*Identity)(nil),                 // 8: broker.v1.Identity
-	(*AttributeValues)(nil),          // 9: broker.v1.AttributeValues
-	(*Role)(nil),                     // 10: broker.v1.Role
-	nil,                              // 11: broker.v1.AwsRequest.HeadersEntry
-	nil,                              // 12: broker.v1.Identity.AttributesEntry
-	(*durationpb.Duration)(nil),      // 13: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 14: google.protobuf.Timestamp
+	(*PeerCertificate)(nil),          // 1: broker.v1.PeerCertificate
+	(*AwsRequest)(nil),               // 2: broker.v1.AwsRequest
+	(*IssueCredentialsRequest)(nil),  // 3: broker.v1.IssueCredentialsRequest
+	(*IssueCredentialsResponse)(nil), // 4: broker.v1.IssueCredentialsResponse
+	(*ExplainAccessRequest)(nil),     // 5: broker.v1.ExplainAccessRequest
+	(*ExplainAccessResponse)(nil),    // 6: broker.v1.ExplainAccessResponse
+	(*ListRolesRequest)(nil),         // 7: broker.v1.ListRolesRequest
+	(*ListRolesResponse)(nil),        // 8: broker.v1.ListRolesResponse
+	(*Identity)(nil),                 // 9: broker.v1.Identity
+	(*AttributeValues)(nil),          // 10: broker.v1.AttributeValues
+	(*Role)(nil),                     // 11: broker.v1.Role
+	nil,                              // 12: broker.v1.AwsRequest.HeadersEntry
+	nil,                              // 13: broker.v1.Identity.AttributesEntry
+	(*durationpb.Duration)(nil),      // 14: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 15: google.protobuf.Timestamp
 }
 var file_broker_v1_broker_proto_depIdxs = []int32{
-	1,  // 0: broker.v1.Proof.aws_request:type_name -> broker.v1.AwsRequest
-	11, // 1: broker.v1.AwsRequest.headers:type_name -> broker.v1.AwsRequest.HeadersEntry
-	0,  // 2: broker.v1.IssueCredentialsRequest.proof:type_name -> broker.v1.Proof
-	13, // 3: broker.v1.IssueCredentialsRequest.ttl:type_name -> google.protobuf.Duration
-	14, // 4: broker.v1.IssueCredentialsResponse.expires_at:type_name -> google.protobuf.Timestamp
-	0,  // 5: broker.v1.ExplainAccessRequest.proof:type_name -> broker.v1.Proof
-	8,  // 6: broker.v1.ExplainAccessResponse.identity:type_name -> broker.v1.Identity
-	10, // 7: broker.v1.ExplainAccessResponse.roles:type_name -> broker.v1.Role
-	0,  // 8: broker.v1.ListRolesRequest.proof:type_name -> broker.v1.Proof
-	10, // 9: broker.v1.ListRolesResponse.roles:type_name -> broker.v1.Role
-	12, // 10: broker.v1.Identity.attributes:type_name -> broker.v1.Identity.AttributesEntry
-	14, // 11: broker.v1.Identity.expires_at:type_name -> google.protobuf.Timestamp
-	8,  // 12: broker.v1.Identity.actor:type_name -> broker.v1.Identity
-	13, // 13: broker.v1.Role.default_ttl:type_name -> google.protobuf.Duration
-	13, // 14: broker.v1.Role.max_ttl:type_name -> google.protobuf.Duration
-	9,  // 15: broker.v1.Identity.AttributesEntry.value:type_name -> broker.v1.AttributeValues
-	2,  // 16: broker.v1.CredentialBrokerService.IssueCredentials:input_type -> broker.v1.IssueCredentialsRequest
-	4,  // 17: broker.v1.CredentialBrokerService.ExplainAccess:input_type -> broker.v1.ExplainAccessRequest
-	6,  // 18: broker.v1.CredentialBrokerService.ListRoles:input_type -> broker.v1.ListRolesRequest
-	3,  // 19: broker.v1.CredentialBrokerService.IssueCredentials:output_type -> broker.v1.IssueCredentialsResponse
-	5,  // 20: broker.v1.CredentialBrokerService.ExplainAccess:output_type -> broker.v1.ExplainAccessResponse
-	7,  // 21: broker.v1.CredentialBrokerService.ListRoles:output_type -> broker.v1.ListRolesResponse
-	19, // [19:22] is the sub-list for method output_type
-	16, // [16:19] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	2,  // 0: broker.v1.Proof.aws_request:type_name -> broker.v1.AwsRequest
+	1,  // 1: broker.v1.Proof.peer_certificate:type_name -> broker.v1.PeerCertificate
+	12, // 2: broker.v1.AwsRequest.headers:type_name -> broker.v1.AwsRequest.HeadersEntry
+	0,  // 3: broker.v1.IssueCredentialsRequest.proof:type_name -> broker.v1.Proof
+	14, // 4: broker.v1.IssueCredentialsRequest.ttl:type_name -> google.protobuf.Duration
+	0,  // 5: broker.v1.IssueCredentialsRequest.actor_proof:type_name -> broker.v1.Proof
+	15, // 6: broker.v1.IssueCredentialsResponse.expires_at:type_name -> google.protobuf.Timestamp
+	0,  // 7: broker.v1.ExplainAccessRequest.proof:type_name -> broker.v1.Proof
+	0,  // 8: broker.v1.ExplainAccessRequest.actor_proof:type_name -> broker.v1.Proof
+	9,  // 9: broker.v1.ExplainAccessResponse.identity:type_name -> broker.v1.Identity
+	11, // 10: broker.v1.ExplainAccessResponse.roles:type_name -> broker.v1.Role
+	0,  // 11: broker.v1.ListRolesRequest.proof:type_name -> broker.v1.Proof
+	0,  // 12: broker.v1.ListRolesRequest.actor_proof:type_name -> broker.v1.Proof
+	11, // 13: broker.v1.ListRolesResponse.roles:type_name -> broker.v1.Role
+	13, // 14: broker.v1.Identity.attributes:type_name -> broker.v1.Identity.AttributesEntry
+	15, // 15: broker.v1.Identity.expires_at:type_name -> google.protobuf.Timestamp
+	9,  // 16: broker.v1.Identity.actor:type_name -> broker.v1.Identity
+	14, // 17: broker.v1.Role.default_ttl:type_name -> google.protobuf.Duration
+	14, // 18: broker.v1.Role.max_ttl:type_name -> google.protobuf.Duration
+	10, // 19: broker.v1.Identity.AttributesEntry.value:type_name -> broker.v1.AttributeValues
+	3,  // 20: broker.v1.CredentialBrokerService.IssueCredentials:input_type -> broker.v1.IssueCredentialsRequest
+	5,  // 21: broker.v1.CredentialBrokerService.ExplainAccess:input_type -> broker.v1.ExplainAccessRequest
+	7,  // 22: broker.v1.CredentialBrokerService.ListRoles:input_type -> broker.v1.ListRolesRequest
+	4,  // 23: broker.v1.CredentialBrokerService.IssueCredentials:output_type -> broker.v1.IssueCredentialsResponse
+	6,  // 24: broker.v1.CredentialBrokerService.ExplainAccess:output_type -> broker.v1.ExplainAccessResponse
+	8,  // 25: broker.v1.CredentialBrokerService.ListRoles:output_type -> broker.v1.ListRolesResponse
+	23, // [23:26] is the sub-list for method output_type
+	20, // [20:23] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_broker_v1_broker_proto_init() }
@@ -909,9 +1004,10 @@ func file_broker_v1_broker_proto_init() {
 		return
 	}
 	file_broker_v1_broker_proto_msgTypes[0].OneofWrappers = []any{
-		(*Proof_OidcToken)(nil),
+		(*Proof_Jwt)(nil),
 		(*Proof_AwsProof)(nil),
 		(*Proof_AwsRequest)(nil),
+		(*Proof_PeerCertificate)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -919,7 +1015,7 @@ func file_broker_v1_broker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_broker_v1_broker_proto_rawDesc), len(file_broker_v1_broker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
