@@ -1,5 +1,5 @@
-// Package brokertest runs real servers for tests - MinIO, Redis, and the broker itself - and holds strict fakes for what
-// can't run here. No product code imports it.
+// Package brokertest runs real servers for tests - MinIO, Redis, Kubernetes' API, and the broker itself - and holds strict
+// fakes for what can't run here. No product code imports it.
 package brokertest
 
 import (
