@@ -59,7 +59,7 @@ func files(t testing.TB, dir, pattern string) []string {
 		}
 		name, _ := filepath.Rel(root, file)
 		name = filepath.ToSlash(name)
-		if slices.Contains(foreign, name) {
+		if slices.Contains(foreign, name) && entry.IsDir() { // in a linked work tree, .git is a file
 			return fs.SkipDir
 		}
 		if ok, _ := filepath.Match(pattern, entry.Name()); ok && !entry.IsDir() {

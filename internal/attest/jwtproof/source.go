@@ -194,7 +194,7 @@ func (r *remote) get(ctx context.Context, target, bearerFile string) ([]byte, er
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept", "application/json, application/jwk-set+json") // Kubernetes has keys as the latter alone
 	req.Header.Set("User-Agent", "credbroker")
 	if bearerFile != "" {
 		// Read each time: Kubernetes replaces such tokens within the hour.
