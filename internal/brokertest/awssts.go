@@ -15,6 +15,7 @@ import (
 	"io"
 	"log"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -47,13 +48,15 @@ type AWSRequest struct {
 }
 
 // AWSSTS is a stand-in on loopback for the regional endpoints of AWS STS: GetCallerIdentity over TLS, with Signature Version 4 in the
-// header or in the query. It verifies signatures itself, by AWS's documentation, and is strict: a request has to be signed for
-// the host that it was sent to. It is safe for concurrent use.
+// header or in the query, and GetWebIdentityToken. It verifies signatures itself, by AWS's documentation, and is strict: a request has
+// to be signed for the host that it was sent to. It is safe for concurrent use.
 type AWSSTS struct {
 	// Addr is where it listens, host:port.
 	Addr string
-	// CAFile holds the certificate to trust, for every name in Hosts.
+	// CAFile holds the certificate to trust, for every name in Hosts and for 127.0.0.1.
 	CAFile string
+	// WebIdentityURL is where it publishes the keys of its web identity tokens: AWSJWKSPath on it is a JWK Set.
+	WebIdentityURL string
 
 	mu       sync.Mutex
 	keys     map[string]AWSKey
@@ -78,7 +81,7 @@ func NewAWSSTS(t testing.TB) *AWSSTS {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "STS stand-in"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	for host := range Hosts {
 		template.DNSNames = append(template.DNSNames, host)
@@ -96,7 +99,7 @@ func NewAWSSTS(t testing.TB) *AWSSTS {
 	server.TLS = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	s.Addr = server.Listener.Addr().String()
+	s.Addr, s.WebIdentityURL = server.Listener.Addr().String(), server.URL
 	return s
 }
 
@@ -137,12 +140,19 @@ func (s *AWSSTS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, r)
 		return
 	}
-	key, code := s.verify(r, string(body))
-	if code != "" {
-		STSError(w, http.StatusForbidden, code)
+	if r.Method == http.MethodGet && r.URL.Path == AWSJWKSPath {
+		s.keySet(w)
 		return
 	}
-	GetCallerIdentityAnswer(w, key.Principal)
+	key, action, code := s.verify(r, string(body))
+	switch {
+	case code != "":
+		STSError(w, http.StatusForbidden, code)
+	case action == "GetCallerIdentity":
+		GetCallerIdentityAnswer(w, key.Principal)
+	default:
+		s.getWebIdentityToken(w, r.Host, string(body), key.Principal)
+	}
 }
 
 // GetCallerIdentityAnswer writes what STS says of a principal.
@@ -183,12 +193,12 @@ type signature struct {
 	expires                        int // seconds
 }
 
-// verify returns whose request it is, or the code of what is wrong
+// verify returns whose request it is and what for, or the code of what is wrong
 // (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html).
-func (s *AWSSTS) verify(r *http.Request, body string) (key AWSKey, code string) {
+func (s *AWSSTS) verify(r *http.Request, body string) (key AWSKey, action, code string) {
 	params, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil || r.URL.Path != "/" {
-		return key, "InvalidAction"
+		return key, "", "InvalidAction"
 	}
 	var sig signature
 	form := body
@@ -203,7 +213,7 @@ func (s *AWSSTS) verify(r *http.Request, body string) (key AWSKey, code string) 
 	} else {
 		rest, ok := strings.CutPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 ")
 		if !ok || len(params) > 0 {
-			return key, "MissingAuthenticationToken"
+			return key, "", "MissingAuthenticationToken"
 		}
 		for part := range strings.SplitSeq(rest, ", ") {
 			switch name, value, _ := strings.Cut(part, "="); name {
@@ -217,25 +227,30 @@ func (s *AWSSTS) verify(r *http.Request, body string) (key AWSKey, code string) 
 		}
 		sig.date, sig.token, sig.expires = r.Header.Get("X-Amz-Date"), r.Header.Get("X-Amz-Security-Token"), 900
 	}
-	if form != "Action=GetCallerIdentity&Version=2011-06-15" {
-		return key, "InvalidAction"
+	switch {
+	case form == "Action=GetCallerIdentity&Version=2011-06-15":
+		action = "GetCallerIdentity"
+	case r.Method == http.MethodPost && strings.HasPrefix(form, "Action=GetWebIdentityToken&"):
+		action = "GetWebIdentityToken"
+	default:
+		return key, "", "InvalidAction"
 	}
 	scope := strings.Split(sig.credential, "/")
 	at, err := time.Parse("20060102T150405Z", sig.date)
 	if err != nil || len(scope) != 5 || !slices.Contains(sig.signed, "host") {
-		return key, "IncompleteSignature"
+		return key, "", "IncompleteSignature"
 	}
 	if age := time.Since(at); age < -15*time.Minute || age > time.Duration(sig.expires)*time.Second {
-		return key, "RequestExpired"
+		return key, "", "RequestExpired"
 	}
 	s.mu.Lock()
 	key, known := s.keys[scope[0]]
 	s.mu.Unlock()
 	if !known || key.SessionToken != sig.token {
-		return key, "InvalidClientTokenId"
+		return key, "", "InvalidClientTokenId"
 	}
 	if scope[1] != sig.date[:8] || scope[2] != Hosts[r.Host] || scope[3] != "sts" || scope[4] != "aws4_request" {
-		return key, "SignatureDoesNotMatch"
+		return key, "", "SignatureDoesNotMatch"
 	}
 	canonical := []string{r.Method, "/", strings.ReplaceAll(params.Encode(), "+", "%20")}
 	for _, name := range sig.signed {
@@ -256,9 +271,9 @@ func (s *AWSSTS) verify(r *http.Request, body string) (key AWSKey, code string) 
 		mac = h.Sum(nil)
 	}
 	if hex.EncodeToString(mac) != sig.value {
-		return key, "SignatureDoesNotMatch"
+		return key, "", "SignatureDoesNotMatch"
 	}
-	return key, ""
+	return key, action, ""
 }
 
 func hexSHA256(s string) string {

@@ -59,3 +59,11 @@ func writeFile(t testing.TB, path string, data []byte) {
 		t.Fatal(err)
 	}
 }
+
+// replaceFile renames path.next to path, in one step.
+func replaceFile(t testing.TB, path string) {
+	t.Helper()
+	if err := os.Rename(path+".next", path); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,21 +1,9 @@
 package brokertest
 
 import (
-	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/json"
-	"encoding/pem"
 	"fmt"
-	"io"
-	"log"
-	"maps"
 	"net/http"
-	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -35,20 +23,18 @@ type IDP struct {
 	// CAFile is the provider's certificate; empty without WithTLS.
 	CAFile string
 
-	t   testing.TB
+	Endpoints
+
 	now func() time.Time
 
-	mu       sync.Mutex
-	keys     []*idpKey // the last one signs
-	serial   int
-	handlers map[string]http.HandlerFunc
-	requests map[string]int
+	mu     sync.Mutex
+	keys   []*idpKey // the last one signs
+	serial int
 }
 
 type idpKey struct {
-	kid     string
-	private *ecdsa.PrivateKey
-	copies  int // how often it is in the JWKS
+	*jwtKey
+	copies int // how often it is in the JWKS
 }
 
 // IDPOption changes what NewIDP makes.
@@ -72,23 +58,9 @@ func NewIDP(t testing.TB, opts ...IDPOption) *IDP {
 	for _, opt := range opts {
 		opt(&o)
 	}
-	p := &IDP{t: t, now: o.now, handlers: map[string]http.HandlerFunc{}, requests: map[string]int{}}
+	p := &IDP{now: o.now}
 	p.Rotate()
-	server := httptest.NewUnstartedServer(p)
-	server.Config.ErrorLog = log.New(io.Discard, "", 0) // refused handshakes are part of the tests
-	p.URL = "http://" + server.Listener.Addr().String()
-	if o.tls {
-		p.URL = "https://" + server.Listener.Addr().String()
-		server.StartTLS()
-		p.CAFile = filepath.Join(t.TempDir(), "idp-ca.pem")
-		cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-		if err := os.WriteFile(p.CAFile, cert, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	} else {
-		server.Start()
-	}
-	t.Cleanup(server.Close)
+	p.URL, p.CAFile = serve(t, p, o.tls)
 	return p
 }
 
@@ -107,33 +79,15 @@ func (p *IDP) Sign(header map[string]any, claims any) string {
 	p.mu.Lock()
 	k := p.keys[len(p.keys)-1]
 	p.mu.Unlock()
-	payload, raw := claims.(string)
-	if !raw {
-		payload = string(p.marshal(claims))
-	}
-	head := p.marshal(merge(map[string]any{"alg": "ES256", "typ": "JWT", "kid": k.kid}, header))
-	input := base64url(head) + "." + base64url([]byte(payload))
-	digest := sha256.Sum256([]byte(input))
-	r, s, err := ecdsa.Sign(rand.Reader, k.private, digest[:])
-	if err != nil {
-		panic(err) // P-256 with the system's randomness does not fail
-	}
-	signature := make([]byte, 64)
-	r.FillBytes(signature[:32])
-	s.FillBytes(signature[32:])
-	return input + "." + base64url(signature)
+	return k.sign(header, claims)
 }
 
 // Rotate makes a new key the one that signs, publishes it beside the older ones, and returns its kid.
 func (p *IDP) Rotate() string {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		p.t.Fatal(err)
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.serial++
-	k := &idpKey{kid: fmt.Sprintf("key-%d", p.serial), private: private, copies: 1}
+	k := &idpKey{newECKey(fmt.Sprintf("key-%d", p.serial), elliptic.P256()), 1}
 	p.keys = append(p.keys, k)
 	return k.kid
 }
@@ -156,32 +110,13 @@ func (p *IDP) Publish(kid string, copies int) {
 	}
 }
 
-// Handle makes a path misbehave: h answers instead. With nil the path behaves again. Requests are counted all the same.
-func (p *IDP) Handle(path string, h http.HandlerFunc) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.handlers[path] = h
-}
-
-// Requests is how many requests the path got.
-func (p *IDP) Requests(path string) int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.requests[path]
-}
-
 // ServeHTTP implements http.Handler.
 func (p *IDP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	p.mu.Lock()
-	p.requests[r.URL.Path]++
-	h := p.handlers[r.URL.Path]
-	p.mu.Unlock()
 	switch {
-	case h != nil:
-		h(w, r)
+	case p.intercept(w, r):
 	case r.URL.Path == DiscoveryPath:
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(p.marshal(map[string]any{
+		_, _ = w.Write(marshal(map[string]any{
 			"issuer": p.URL, "jwks_uri": p.URL + JWKSPath,
 			"response_types_supported": []string{"id_token"}, "subject_types_supported": []string{"public"},
 			"id_token_signing_alg_values_supported": []string{"ES256"},
@@ -198,34 +133,11 @@ func (p *IDP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (p *IDP) JWKS() []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	keys := []map[string]string{}
+	keys := []map[string]any{}
 	for _, k := range p.keys {
-		point, err := k.private.PublicKey.Bytes() // 4, x, y
-		if err != nil {
-			panic(err) // a P-256 key always has a point
-		}
 		for range k.copies {
-			keys = append(keys, map[string]string{
-				"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": k.kid,
-				"x": base64url(point[1:33]), "y": base64url(point[33:]),
-			})
+			keys = append(keys, k.jwk(map[string]any{"use": "sig", "alg": "ES256"}))
 		}
 	}
-	return p.marshal(map[string]any{"keys": keys})
+	return marshal(map[string]any{"keys": keys})
 }
-
-func (p *IDP) marshal(v any) []byte {
-	data, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // the test passed what JSON can't hold
-	}
-	return data
-}
-
-func merge(base, overrides map[string]any) map[string]any {
-	maps.Copy(base, overrides)
-	maps.DeleteFunc(base, func(_ string, v any) bool { return v == nil })
-	return base
-}
-
-func base64url(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }

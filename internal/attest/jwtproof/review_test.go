@@ -202,7 +202,9 @@ func TestEachCheckOfAReview(t *testing.T) {
 		if s.answer == goodReview {
 			t.Fatal(name)
 		}
-		t.Run(name, func(t *testing.T) { f.expect(t, f.sign(p.with(map[string]any{"jti": name})), attest.ErrRejected, tc.want) })
+		t.Run(name, func(t *testing.T) {
+			f.expect(t, f.sign(p.with(map[string]any{"jti": name})), attest.ErrRejected, tc.want)
+		})
 	}
 	// A token without a pod, about which the server says that it has one.
 	inner := map[string]any{"namespace": "prod", "serviceaccount": map[string]any{"name": "reports", "uid": accountUID}}
@@ -214,7 +216,9 @@ func TestEachCheckOfAReview(t *testing.T) {
 		"a large answer": goodReview + strings.Repeat(" ", 256<<10),
 	} {
 		s.answer = answer
-		t.Run(name, func(t *testing.T) { f.expect(t, f.sign(p.with(map[string]any{"jti": name})), attest.ErrUnavailable, "TokenReview") })
+		t.Run(name, func(t *testing.T) {
+			f.expect(t, f.sign(p.with(map[string]any{"jti": name})), attest.ErrUnavailable, "TokenReview")
+		})
 	}
 	s.answer = goodReview
 	for _, status := range []int{302, 307, 400, 401, 403, 404, 409, 500, 503} {
