@@ -2,6 +2,7 @@ package credbroker
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"sync"
@@ -38,6 +39,7 @@ type Credentials struct {
 // Client is a broker's client. It is safe for concurrent use; a program needs one for each broker and identity. Close it.
 type Client struct {
 	prover    prove.Prover
+	actor     prove.Prover // nil if the subject acts itself
 	transport transport
 	ctx       context.Context // ends with Close
 	cancel    context.CancelFunc
@@ -53,8 +55,14 @@ type Client struct {
 // transport speaks to a broker in one of its protocols.
 type transport interface {
 	// issue makes one call. Its errors are *Error, or wrap ErrUnreachable, or tell that the answer is no broker's.
-	issue(ctx context.Context, proof prove.Proof, w want) (Credentials, error)
+	issue(ctx context.Context, p proofs, w want) (Credentials, error)
 	close()
+}
+
+// proofs are what a call shows.
+type proofs struct {
+	subject prove.Proof
+	actor   *prove.Proof // nil if the subject acts itself
 }
 
 // Option is an option of [New].
@@ -64,6 +72,31 @@ type options struct {
 	caFile    string
 	plaintext bool
 	userAgent string
+	actor     prove.Prover
+	// certificate is the client's; nil for none.
+	certificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
+}
+
+// WithActor shows a second proof beside the client's: of who acts for the one that the client's own prover proves (RFC 8693,
+// section 1.1: delegation), as a gateway or an agent does with a user's token. Roles of the broker see both.
+func WithActor(prover prove.Prover) Option { return func(o *options) { o.actor = prover } }
+
+// WithClientCertificate has a certificate for each connection that the broker asks one for, as a tls.Config's GetClientCertificate does:
+// go-spiffe's tlsconfig makes such a function of a Workload API. It is a proof by itself: [prove.ClientCertificate].
+func WithClientCertificate(get func(*tls.CertificateRequestInfo) (*tls.Certificate, error)) Option {
+	return func(o *options) { o.certificate = get }
+}
+
+// WithClientCertificateFiles is WithClientCertificate with two PEM files: the certificate with those between it and its root, and its
+// key. They are read for each connection, so they can be replaced.
+func WithClientCertificateFiles(certFile, keyFile string) Option {
+	return WithClientCertificate(func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		c, err := tls.LoadX509KeyPair(certFile, keyFile)
+		if err != nil {
+			return nil, fmt.Errorf("client certificate: %w", err)
+		}
+		return &c, nil
+	})
 }
 
 // WithCAFile trusts the certificates of a PEM file, and no others, to vouch for the broker. Without it the system's are trusted.
@@ -134,14 +167,15 @@ func New(endpoint string, prover prove.Prover, opts ...Option) (*Client, error) 
 	if err != nil {
 		return nil, err
 	}
+	var t transport = newHTTP(at, o.userAgent)
 	if at.grpc {
-		t, err := newGRPC(at, o.userAgent)
-		if err != nil {
+		if t, err = newGRPC(at, o.userAgent); err != nil {
 			return nil, err
 		}
-		return newClient(t, prover), nil
 	}
-	return newClient(newHTTP(at, o.userAgent), prover), nil
+	c := newClient(t, prover)
+	c.actor = o.actor
+	return c, nil
 }
 
 func newClient(t transport, prover prove.Prover) *Client {
@@ -200,11 +234,19 @@ func (c *Client) issue(ctx context.Context, w want) (Credentials, error) {
 }
 
 func (c *Client) ask(ctx context.Context, w want) (Credentials, error) {
-	proof, err := c.prover.Prove(ctx)
-	if err != nil {
+	var p proofs
+	var err error
+	if p.subject, err = c.prover.Prove(ctx); err != nil {
 		return Credentials{}, fmt.Errorf("no proof of identity: %w", err)
 	}
-	got, err := c.transport.issue(ctx, proof, w)
+	if c.actor != nil {
+		actor, err := c.actor.Prove(ctx)
+		if err != nil {
+			return Credentials{}, fmt.Errorf("no proof of the actor's identity: %w", err)
+		}
+		p.actor = &actor
+	}
+	got, err := c.transport.issue(ctx, p, w)
 	if err != nil {
 		return Credentials{}, err
 	}

@@ -40,12 +40,15 @@ func parseEndpoint(text string, o options) (endpoint, error) {
 		return endpoint{}, fmt.Errorf("%w: gRPC needs a port, and has no paths", ErrEndpoint)
 	}
 	if !secure {
+		if o.certificate != nil {
+			return endpoint{}, fmt.Errorf("%w: a client certificate needs https:// or grpcs://", ErrEndpoint)
+		}
 		if !o.plaintext && !loopback(u.Hostname()) {
 			return endpoint{}, ErrPlaintext
 		}
 		return e, nil
 	}
-	e.tls = &tls.Config{MinVersion: tls.VersionTLS12}
+	e.tls = &tls.Config{MinVersion: tls.VersionTLS12, GetClientCertificate: o.certificate}
 	if o.caFile != "" {
 		if e.tls.RootCAs, err = readRoots(o.caFile); err != nil {
 			return endpoint{}, err

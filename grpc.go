@@ -60,15 +60,28 @@ func newGRPC(at endpoint, userAgent string) (*grpcTransport, error) {
 
 func (t *grpcTransport) close() { _ = t.conn.Close() } // it only fails if called twice
 
-func (t *grpcTransport) issue(ctx context.Context, proof prove.Proof, w want) (Credentials, error) {
-	req := &brokerv1.IssueCredentialsRequest{Proof: &brokerv1.Proof{}, Role: w.role, Policy: w.policy}
+func newGRPCProof(proof prove.Proof) (*brokerv1.Proof, error) {
 	switch proof.Kind() {
 	case prove.OIDC:
-		req.Proof.Proof = &brokerv1.Proof_Jwt{Jwt: proof.Reveal()}
+		return &brokerv1.Proof{Proof: &brokerv1.Proof_Jwt{Jwt: proof.Reveal()}}, nil
 	case prove.AWSRequest:
-		req.Proof.Proof = &brokerv1.Proof_AwsProof{AwsProof: proof.Reveal()}
-	default:
-		return Credentials{}, fmt.Errorf("credbroker: proofs of kind %q can't be sent over gRPC", proof.Kind())
+		return &brokerv1.Proof{Proof: &brokerv1.Proof_AwsProof{AwsProof: proof.Reveal()}}, nil
+	case prove.PeerCertificate:
+		return &brokerv1.Proof{Proof: &brokerv1.Proof_PeerCertificate{PeerCertificate: &brokerv1.PeerCertificate{}}}, nil
+	}
+	return nil, fmt.Errorf("credbroker: proofs of kind %q can't be sent over gRPC", proof.Kind())
+}
+
+func (t *grpcTransport) issue(ctx context.Context, p proofs, w want) (Credentials, error) {
+	req := &brokerv1.IssueCredentialsRequest{Role: w.role, Policy: w.policy}
+	var err error
+	if req.Proof, err = newGRPCProof(p.subject); err != nil {
+		return Credentials{}, err
+	}
+	if p.actor != nil {
+		if req.ActorProof, err = newGRPCProof(*p.actor); err != nil {
+			return Credentials{}, err
+		}
 	}
 	if w.hasTTL {
 		req.Ttl = durationpb.New(w.ttl)

@@ -44,7 +44,7 @@ type standIn struct {
 
 var errAway = unreachable("broker.example", errors.New("connection refused"))
 
-func (s *standIn) issue(ctx context.Context, _ prove.Proof, w want) (Credentials, error) {
+func (s *standIn) issue(ctx context.Context, _ proofs, w want) (Credentials, error) {
 	s.mu.Lock()
 	s.calls = append(s.calls, time.Now())
 	n, delay := len(s.calls), s.delay

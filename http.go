@@ -54,8 +54,8 @@ func newHTTP(at endpoint, userAgent string) *httpTransport {
 
 func (t *httpTransport) close() { t.client.CloseIdleConnections() }
 
-func (t *httpTransport) issue(ctx context.Context, proof prove.Proof, w want) (Credentials, error) {
-	req, err := t.request(ctx, proof, w)
+func (t *httpTransport) issue(ctx context.Context, p proofs, w want) (Credentials, error) {
+	req, err := t.request(ctx, p, w)
 	if err != nil {
 		return Credentials{}, err
 	}
@@ -90,19 +90,44 @@ func (t *httpTransport) issue(ctx context.Context, proof prove.Proof, w want) (C
 	return got, nil
 }
 
-func (t *httpTransport) request(ctx context.Context, proof prove.Proof, w want) (*http.Request, error) {
+// httpProof is a proof as a request's body has it.
+type httpProof struct {
+	JWT             string `json:"jwt,omitzero"`
+	AWSProof        string `json:"aws_proof,omitzero"`
+	PeerCertificate bool   `json:"peer_certificate,omitzero"`
+}
+
+func newHTTPProof(proof prove.Proof) (httpProof, error) {
+	switch proof.Kind() {
+	case prove.OIDC:
+		return httpProof{JWT: proof.Reveal()}, nil
+	case prove.AWSRequest:
+		return httpProof{AWSProof: proof.Reveal()}, nil
+	case prove.PeerCertificate:
+		return httpProof{PeerCertificate: true}, nil
+	}
+	return httpProof{}, fmt.Errorf("credbroker: proofs of kind %q can't be sent over HTTP", proof.Kind())
+}
+
+func (t *httpTransport) request(ctx context.Context, p proofs, w want) (*http.Request, error) {
 	body := struct {
 		Role       string `json:"role"`
 		Policy     string `json:"policy,omitzero"`
 		TTLSeconds int64  `json:"ttl_seconds,omitzero"`
-		AWSProof   string `json:"aws_proof,omitzero"`
+		httpProof
+		Actor *httpProof `json:"actor,omitzero"`
 	}{Role: w.role, Policy: w.policy, TTLSeconds: int64(w.ttl / time.Second)}
-	switch proof.Kind() {
-	case prove.OIDC:
-	case prove.AWSRequest:
-		body.AWSProof = proof.Reveal()
-	default:
-		return nil, fmt.Errorf("credbroker: proofs of kind %q can't be sent over HTTP", proof.Kind())
+	subject, err := newHTTPProof(p.subject)
+	if err != nil {
+		return nil, err
+	}
+	body.AWSProof = subject.AWSProof // a JWT is in the header, and a certificate what the broker looks at if there is neither
+	if p.actor != nil {
+		actor, err := newHTTPProof(*p.actor)
+		if err != nil {
+			return nil, err
+		}
+		body.Actor = &actor
 	}
 	data, err := json.Marshal(body)
 	if err != nil {
@@ -113,8 +138,8 @@ func (t *httpTransport) request(ctx context.Context, proof prove.Proof, w want) 
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	if proof.Kind() == prove.OIDC {
-		req.Header.Set("Authorization", "Bearer "+proof.Reveal())
+	if p.subject.Kind() == prove.OIDC {
+		req.Header.Set("Authorization", "Bearer "+subject.JWT)
 	}
 	req.Header.Set("User-Agent", t.userAgent)
 	// Not sent: it tells net/http that the call may be repeated on a new connection if the broker closed the old one just now.

@@ -194,6 +194,69 @@ func TestTLS(t *testing.T) {
 	}
 }
 
+// Each kind of proof arrives as that kind, the subject's and the actor's.
+func TestProofsArriveAsWhatTheyAre(t *testing.T) {
+	dir := t.TempDir()
+	files := server.TLSFiles{Cert: filepath.Join(dir, "tls.crt"), Key: filepath.Join(dir, "tls.key"), Request: true}
+	brokertest.WriteCertificate(t, files.Cert, files.Key)
+	f := &fakePipeline{}
+	proofs := map[attest.Kind]prove.Prover{
+		attest.KindJWT: prove.Token("planted.token"), attest.KindX509: prove.ClientCertificate(),
+		attest.KindAWS: provers(func(context.Context) (prove.Proof, error) { return prove.NewProof(prove.AWSRequest, "planted-request"), nil }),
+	}
+	for _, url := range listeners(t, f, files) {
+		for kind, prover := range proofs {
+			for actorKind, actor := range proofs {
+				c, err := New(url, prover, WithActor(actor), WithCAFile(files.Cert), WithClientCertificateFiles(files.Cert, files.Key))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := c.Credentials(t.Context(), "reports"); err != nil {
+					t.Fatal(err)
+				}
+				if f.last.Proof.Kind != kind || f.last.Proof.Data.IsZero() || f.last.Actor == nil || f.last.Actor.Kind != actorKind || f.last.Actor.Data.IsZero() {
+					t.Errorf("%s, %s for %s: %+v, %+v", url, actorKind, kind, f.last.Proof, f.last.Actor)
+				}
+				_ = c.Close()
+			}
+		}
+		c := open(t, url, WithCAFile(files.Cert), WithClientCertificateFiles(files.Cert, filepath.Join(dir, "nowhere")))
+		if _, err := c.Credentials(t.Context(), "reports"); err == nil || !strings.Contains(err.Error(), "client certificate") {
+			t.Errorf("%s with no key: %v", url, err)
+		}
+		fault := errors.New("planted")
+		c = open(t, url, WithCAFile(files.Cert), WithActor(provers(func(context.Context) (prove.Proof, error) { return prove.Proof{}, fault })))
+		if _, err := c.Credentials(t.Context(), "reports"); !errors.Is(err, fault) || !strings.Contains(err.Error(), "actor") {
+			t.Errorf("%s with an actor without a proof: %v", url, err)
+		}
+		unknown := provers(func(context.Context) (prove.Proof, error) { return prove.NewProof("palm", "planted"), nil })
+		for _, o := range []Option{WithActor(unknown), func(*options) {}} {
+			c, err := New(url, unknown, o, WithCAFile(files.Cert))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Credentials(t.Context(), "reports"); err == nil || !strings.Contains(err.Error(), `"palm" can't be sent`) || strings.Contains(err.Error(), "planted") {
+				t.Errorf("%s with an unknown kind: %v", url, err)
+			}
+			_ = c.Close()
+		}
+		if c, err := New(url, prove.Token("t"), WithActor(unknown), WithCAFile(files.Cert)); err != nil {
+			t.Error(err)
+		} else if _, err := c.Credentials(t.Context(), "reports"); err == nil || !strings.Contains(err.Error(), `"palm" can't be sent`) {
+			t.Errorf("%s with an unknown kind of actor's: %v", url, err)
+		} else {
+			_ = c.Close()
+		}
+	}
+	if _, err := New("http://127.0.0.1:1", prove.Token("t"), WithClientCertificateFiles("a", "b")); !errors.Is(err, ErrEndpoint) {
+		t.Errorf("a certificate in plaintext: %v", err)
+	}
+}
+
+type provers func(context.Context) (prove.Proof, error)
+
+func (p provers) Prove(ctx context.Context) (prove.Proof, error) { return p(ctx) }
+
 func TestEndpoints(t *testing.T) {
 	token := prove.Token("t")
 	for url, expected := range map[string]error{
