@@ -202,7 +202,9 @@ func TestProofsArriveAsWhatTheyAre(t *testing.T) {
 	f := &fakePipeline{}
 	proofs := map[attest.Kind]prove.Prover{
 		attest.KindJWT: prove.Token("planted.token"), attest.KindX509: prove.ClientCertificate(),
-		attest.KindAWS: provers(func(context.Context) (prove.Proof, error) { return prove.NewProof(prove.AWSRequest, "planted-request"), nil }),
+		attest.KindAWS: provers(func(context.Context) (prove.Proof, error) {
+			return prove.NewProof(prove.AWSRequest, "planted-request"), nil
+		}),
 	}
 	for _, url := range listeners(t, f, files) {
 		for kind, prover := range proofs {

@@ -32,6 +32,7 @@ var azureProfile = profile{
 	attributes: []string{
 		"app_id", "object_id", "subscription_id", "resource_group", "resource_type", "resource_name",
 	},
+	lifetime: maxLifetime,
 	normalize: func(c *Issuer) error {
 		m := azureIssuers.FindStringSubmatch(c.Issuer)
 		if m == nil || (m[2] == "") != strings.Contains(c.Issuer, "//sts.") {

@@ -115,6 +115,7 @@ func gcpInstance(google jsontext.Value) (map[string]string, error) {
 var gcpServiceAccountProfile = profile{
 	kind:       attest.KindGCP,
 	attributes: []string{"service_account"},
+	lifetime:   maxSignedJWT,
 	normalize: func(c *Issuer) error {
 		if !serviceAccountEmail.MatchString(c.Issuer) {
 			return fmt.Errorf("issuer: %q is no e-mail address of a service account", c.Issuer)

@@ -2,6 +2,7 @@ package jwtproof
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -50,7 +51,8 @@ type Issuer struct {
 	Algorithms []string
 	// Skew is how far the issuer's clock may be off. Zero means 30 s; at most 60 s.
 	Skew time.Duration
-	// MaxLifetime is the most that `exp` may be after `iat`. Zero means 1 h; at most 25 h.
+	// MaxLifetime is the most that `exp` may be after `iat`. Zero means 1 h, for ProfileAzure 25 h,
+	// for ProfileGCPServiceAccount 15 min, which is the most there; at most 25 h.
 	MaxLifetime time.Duration
 	// SingleUse requires a `jti` and accepts each token once. It holds within one process.
 	SingleUse bool
@@ -102,14 +104,14 @@ func (c *Issuer) normalize() (claimPaths map[string][]string, err error) {
 	if c.Skew < 0 || c.Skew > maxSkew {
 		fault("skew: is %s, expected 0 to %s", c.Skew, maxSkew)
 	}
+	if c.Profile == "" {
+		c.Profile = ProfileOIDC
+	}
 	if c.MaxLifetime == 0 {
-		c.MaxLifetime = defaultLifetime
+		c.MaxLifetime = cmp.Or(profiles[c.Profile].lifetime, defaultLifetime)
 	}
 	if c.MaxLifetime < 0 || c.MaxLifetime > maxLifetime {
 		fault("max_lifetime: is %s, expected 0 to %s", c.MaxLifetime, maxLifetime)
-	}
-	if c.Profile == "" {
-		c.Profile = ProfileOIDC
 	}
 	if err := c.Profile.check(c); err != nil {
 		faults = append(faults, err)

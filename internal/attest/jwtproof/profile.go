@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -31,6 +32,8 @@ type profile struct {
 	// attributes are the names of those that identify sets; paths those among them that are paths.
 	attributes []string
 	paths      map[string]bool
+	// lifetime is the default of MaxLifetime; zero means that of all.
+	lifetime time.Duration
 	// normalize checks what the issuer's configuration has of the platform. Optional.
 	normalize func(*Issuer) error
 	// identify checks the claims of a token that passed all other checks, and completes the identity.

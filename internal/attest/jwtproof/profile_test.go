@@ -75,7 +75,7 @@ func platforms() map[string]platform {
 		},
 		"gcp service account": {
 			issuer: jwtproof.Issuer{
-				Profile: jwtproof.ProfileGCPServiceAccount, Issuer: "job@proj.iam.gserviceaccount.com", MaxLifetime: 15 * time.Minute,
+				Profile: jwtproof.ProfileGCPServiceAccount, Issuer: "job@proj.iam.gserviceaccount.com",
 			},
 			claims: map[string]any{"sub": "job@proj.iam.gserviceaccount.com"},
 			want: attest.Identity{
@@ -318,7 +318,13 @@ func TestASignedJWTLivesAQuarterOfAnHour(t *testing.T) {
 	f.expect(t, f.sign(claims), attest.ErrRejected, "lives for 15m1s")
 }
 
-// A tokens' issuer is chosen before its signature is checked, so no choice may give one issuer's keys another's name.
+func TestAManagedIdentitysTokenLivesADay(t *testing.T) {
+	p := platforms()["azure v1"]
+	f := p.start(t)
+	f.expect(t, f.sign(p.with(map[string]any{"iat": f.now().Add(-5 * time.Minute).Unix(), "exp": f.now().Add(24 * time.Hour).Unix()})), nil, "")
+}
+
+// A token's issuer is chosen before its signature is checked, so no choice may give one issuer's keys another's name.
 func TestSPIFFEIssuerInATokenIsNoKey(t *testing.T) {
 	p := platforms()["spiffe"]
 	f := p.start(t)
