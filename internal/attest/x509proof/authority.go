@@ -11,7 +11,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
@@ -72,8 +71,8 @@ type authority struct {
 	fetch func(context.Context) (*x509.CertPool, error)
 	log   *slog.Logger
 
-	current atomic.Pointer[rootSet]
-	mu      sync.Mutex // of a fetch
+	mu      sync.Mutex // where roots are fetched
+	current *rootSet
 	lastTry time.Time
 }
 
@@ -127,26 +126,20 @@ func (a *authority) open() error {
 		if err != nil {
 			return fmt.Errorf("ca_file: %s: %w", c.CAFile, err)
 		}
-		a.current.Store(&rootSet{pool: poolOf(certs)})
+		a.current = &rootSet{pool: poolOf(certs)}
 		return nil
 	}
-	trustDomain, err := spiffeid.TrustDomainFromString(c.TrustDomain)
-	if err != nil {
-		return fmt.Errorf("trust_domain: %w", err)
-	}
+	trustDomain := spiffeid.RequireTrustDomainFromString(c.TrustDomain) // it was checked to be one
 	if c.BundleFile != "" {
 		data, err := readFile(c.BundleFile)
 		if err != nil {
 			return fmt.Errorf("bundle_file: %w", err)
 		}
 		bundle, err := spiffebundle.Parse(trustDomain, data)
-		if err == nil && len(bundle.X509Authorities()) == 0 {
-			err = errors.New("it has no X.509 authority")
-		}
 		if err != nil {
 			return fmt.Errorf("bundle_file: %s: %w", c.BundleFile, err)
 		}
-		a.current.Store(&rootSet{pool: poolOf(bundle.X509Authorities())})
+		a.current = &rootSet{pool: poolOf(bundle.X509Authorities())}
 		return nil
 	}
 	if err := workloadapi.ValidateAddress(c.WorkloadAPI); err != nil {
@@ -203,8 +196,8 @@ func readFile(path string) ([]byte, error) {
 	}
 	defer f.Close() //nolint:errcheck // read-only
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(data) > maxFile {
-		err = fmt.Errorf("%s is larger than %d bytes", path, maxFile)
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
 	}
 	return data, err
 }
@@ -214,17 +207,17 @@ var errOtherRoots = fmt.Errorf("%w: it leads to no root of the authority", attes
 
 // chain verifies a certificate, and returns the chain that it holds by: from the leaf to a root.
 func (a *authority) chain(ctx context.Context, certs []*x509.Certificate, now time.Time) ([]*x509.Certificate, error) {
-	roots, err := a.roots(ctx, now, false)
-	if err != nil {
-		return nil, err
-	}
-	chains, err := verify(certs, roots, now)
+	var chains [][]*x509.Certificate
+	var err error
 	var unknown x509.UnknownAuthorityError
-	if errors.As(err, &unknown) && a.fetch != nil { // the roots may have changed
-		if roots, err = a.roots(ctx, now, true); err != nil {
-			return nil, err
+	for _, missed := range []bool{false, true} { // the roots may have changed
+		roots, rootsErr := a.roots(ctx, now, missed)
+		if rootsErr != nil {
+			return nil, rootsErr
 		}
-		chains, err = verify(certs, roots, now)
+		if chains, err = verify(certs, roots, now); !errors.As(err, &unknown) {
+			break
+		}
 	}
 	switch {
 	case errors.As(err, &unknown):
@@ -254,30 +247,24 @@ func verify(certs []*x509.Certificate, roots *x509.CertPool, now time.Time) ([][
 
 // roots returns the roots, fetched anew if they are old, or, where one is missed, not very young.
 func (a *authority) roots(ctx context.Context, now time.Time, missed bool) (*x509.CertPool, error) {
-	fresh := func(set *rootSet) bool {
-		return set != nil && (a.fetch == nil || now.Sub(set.at) < refreshAfter && !missed)
-	}
-	if set := a.current.Load(); fresh(set) {
-		return set.pool, nil
+	if a.fetch == nil {
+		return a.current.pool, nil
 	}
 	a.mu.Lock() // a fetch takes 3 s at most
 	defer a.mu.Unlock()
-	if set := a.current.Load(); fresh(set) {
-		return set.pool, nil
-	}
-	if now.Sub(a.lastTry) >= refreshGap {
+	old := a.current == nil || now.Sub(a.current.at) >= refreshAfter
+	if (old || missed) && now.Sub(a.lastTry) >= refreshGap {
 		a.lastTry = now
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
 		defer cancel()
 		if pool, err := a.fetch(ctx); err == nil {
-			a.current.Store(&rootSet{pool, now})
+			a.current = &rootSet{pool, now}
 		} else {
 			a.log.Warn("SPIFFE bundle not fetched", "authority", a.config.Name, "error", err.Error())
 		}
 	}
-	set := a.current.Load()
-	if set == nil || now.Sub(set.at) >= maxStale {
+	if a.current == nil || now.Sub(a.current.at) >= maxStale {
 		return nil, fmt.Errorf("%w: authority %s: there is no current bundle of trust domain %s", attest.ErrUnavailable, a.config.Name, a.config.TrustDomain)
 	}
-	return set.pool, nil
+	return a.current.pool, nil
 }

@@ -253,7 +253,20 @@ func TestEachCheckOfACertificate(t *testing.T) {
 	_, err = v.Verify(context.Background(), attest.Proof{Kind: attest.KindJWT, Data: good.Data})
 	mustFail(t, err, attest.ErrMalformed, `kind "jwt"`)
 	_, err = v.Verify(context.Background(), attest.Proof{Kind: attest.KindX509, Data: secret.New(good.Data.Reveal() + "x")})
-	mustFail(t, err, attest.ErrMalformed, "malformed")
+	mustFail(t, err, attest.ErrMalformed, "x509:")
+	strong, err := rsa.GenerateKey(rand.Reader, minRSABits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newVerifier(t, Authority{Name: "corp", Subject: SubjectDNS, CAFile: file(t, root.pem())}).Verify(context.Background(), proof(root.issueTo(&strong.PublicKey, nil))); err != nil {
+		t.Errorf("RSA of %d bits: %v", minRSABits, err)
+	}
+	byTheClock, err := New([]Authority{{Name: "corp", Subject: SubjectDNS, CAFile: file(t, root.pem())}}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = byTheClock.Verify(context.Background(), good) // made for another time
+	mustFail(t, err, rejected, "not yet valid")
 	_, err = v.Verify(context.Background(), attest.Proof{Kind: attest.KindX509, Data: secret.New(strings.Repeat(good.Data.Reveal(), 1+maxBytes/good.Data.Len()))})
 	mustFail(t, err, attest.ErrMalformed, "at most 65536")
 	if _, err := newVerifier(t).Verify(context.Background(), good); !errors.Is(err, rejected) || !strings.Contains(err.Error(), "no authority is configured") {
@@ -290,6 +303,9 @@ func TestSVIDs(t *testing.T) {
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%v\ngot  %+v\nwant %+v", err, got, want)
+	}
+	if _, err := v.Verify(context.Background(), proof(svid(t, prod, "spiffe://prod.example/a", func(c *x509.Certificate) { c.ExtKeyUsage = nil }))); err != nil {
+		t.Errorf("an SVID needs no extended key usage: %v", err)
 	}
 	for name, tc := range map[string]struct {
 		cert *x509.Certificate
@@ -334,8 +350,8 @@ func TestRevokedCertificates(t *testing.T) {
 		return out
 	}
 	ended := func(l *x509.RevocationList) { l.NextUpdate = now }
-	impostor := &ca{t: t, cert: create(t, authorityTemplate("middle"), authorityTemplate("middle"), newKey(t).Public(), middle.key), key: middle.key}
-	impostor.key = newKey(t)
+	alias := &ca{t: t, cert: create(t, authorityTemplate("alias"), authorityTemplate("alias"), middle.key.Public(), middle.key), key: middle.key}
+	impostor := &ca{t: t, key: newKey(t)}
 	impostor.cert = create(t, authorityTemplate("middle"), authorityTemplate("middle"), impostor.key.Public(), impostor.key)
 	for name, tc := range map[string]struct {
 		lists []byte
@@ -353,6 +369,7 @@ func TestRevokedCertificates(t *testing.T) {
 		"no list of the root":          {middle.crl(nil), attest.ErrUnavailable, "no current list"},
 		"a list that ended":            {join(root.crl(nil), middle.crl(ended)), attest.ErrUnavailable, "no current list"},
 		"a list that begins later":     {join(root.crl(nil), middle.crl(func(l *x509.RevocationList) { l.ThisUpdate = now.Add(time.Second) })), attest.ErrUnavailable, "no current list"},
+		"a list in another name":       {join(root.crl(nil), alias.crl(nil)), attest.ErrUnavailable, "no current list"},
 		"a list by an impostor":        {join(root.crl(nil), impostor.crl(nil)), attest.ErrUnavailable, "no current list"},
 	} {
 		t.Run(name, func(t *testing.T) {

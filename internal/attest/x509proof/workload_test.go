@@ -35,10 +35,12 @@ func TestBundleOfAWorkloadAPI(t *testing.T) {
 		if err := verify(v, former); err != nil {
 			t.Fatal(err)
 		}
+		ahead.Add(int64(refreshGap)) // younger than refreshAfter all the time
 	}
 	if n := s.WorkloadCalls("FetchX509Bundles"); n != 1 {
 		t.Errorf("asked %d times", n)
 	}
+	mustFail(t, verify(v, brokertest.NewSPIFFE(t, "prod.example", clock).X509SVID(s.ID("/a"), day).Leaf), attest.ErrRejected, "leads to no root")
 	s.RotateX509()
 	mustFail(t, verify(v, svid()), attest.ErrRejected, "leads to no root") // not asked again so soon
 	ahead.Add(int64(refreshGap))
@@ -48,8 +50,8 @@ func TestBundleOfAWorkloadAPI(t *testing.T) {
 	for range 3 { // a stranger's certificates cost a question now and then
 		mustFail(t, verify(v, brokertest.NewSPIFFE(t, "prod.example", clock).X509SVID(s.ID("/a"), day).Leaf), attest.ErrRejected, "leads to no root")
 	}
-	if n := s.WorkloadCalls("FetchX509Bundles"); n != 2 {
-		t.Errorf("asked %d times, expected 2", n)
+	if n := s.WorkloadCalls("FetchX509Bundles"); n != 3 {
+		t.Errorf("asked %d times, expected 3", n)
 	}
 	s.Forget()
 	ahead.Add(int64(refreshAfter))
