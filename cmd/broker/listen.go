@@ -23,6 +23,7 @@ const (
 // transports are the broker's four servers.
 type transports struct {
 	grpc, http, ops, admin *server.Server
+	gateway                *server.Server // nil if there is none
 	certificates           []*server.Certificates
 }
 
@@ -61,6 +62,10 @@ func listen(p *program, metrics http.Handler) (t *transports, err error) {
 	c, asProof := p.cfg.Listeners, len(p.cfg.X509) > 0
 	grpc := open("listeners.grpc", c.GRPC.Address, c.GRPC.TLS, asProof, server.ListenOptions{MaxConns: maxPublicConns, MaxConnsPerHost: maxPublicConns / 16})
 	public := open("listeners.http", c.HTTP.Address, c.HTTP.TLS, asProof, server.ListenOptions{MaxConns: maxPublicConns, MaxConnsPerHost: maxPublicConns / 4})
+	var gateway *server.Listener
+	if c.Gateway.Address != "" {
+		gateway = open("listeners.gateway", c.Gateway.Address, c.Gateway.TLS, false, server.ListenOptions{MaxConns: maxPublicConns, MaxConnsPerHost: maxPublicConns / 4})
+	}
 	ops := open("listeners.metrics", c.Metrics.Address, c.Metrics.TLS, false, server.ListenOptions{MaxConns: maxOpsConns, MaxConnsPerHost: maxOpsConns / 4})
 	var admin *server.Listener
 	if c.Admin.Address != "" {
@@ -75,6 +80,9 @@ func listen(p *program, metrics http.Handler) (t *transports, err error) {
 	o := server.Options{Log: p.log, RequestTimeout: p.cfg.Limits.RequestTimeout}
 	t.grpc = server.NewGRPC(grpc, p.broker, p.ready, o)
 	t.http = server.NewHTTP(public, p.broker, p.issuer, o)
+	if gateway != nil {
+		t.gateway = server.NewGateway(gateway, p.broker, o)
+	}
 	t.ops = server.NewOps(ops, metrics, p.ready, p.cfg.Debug.Pprof, p.log)
 	t.admin = server.NewAdmin(admin, p.broker, p, o)
 	return t, nil
@@ -94,7 +102,10 @@ func (t *transports) shutdown(ctx context.Context) error {
 		mu   sync.Mutex
 		errs []error
 	)
-	for _, s := range []*server.Server{t.grpc, t.http, t.admin} {
+	for _, s := range t.all() {
+		if s == t.ops {
+			continue
+		}
 		wait.Go(func() {
 			if err := s.Shutdown(ctx); err != nil {
 				mu.Lock()
@@ -108,5 +119,9 @@ func (t *transports) shutdown(ctx context.Context) error {
 }
 
 func (t *transports) all() []*server.Server {
-	return []*server.Server{t.grpc, t.http, t.ops, t.admin}
+	list := []*server.Server{t.grpc, t.http, t.ops, t.admin}
+	if t.gateway != nil {
+		list = append(list, t.gateway)
+	}
+	return list
 }

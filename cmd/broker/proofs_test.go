@@ -27,6 +27,9 @@ type platforms struct {
 	kubernetes *brokertest.Kubernetes
 	spiffe     *brokertest.SPIFFE
 	ca         string // of the broker
+	config     string
+	gateways   string // roles for gateways, at the end of config
+	gateway    string // host:port of its listener for gateways
 }
 
 const (
@@ -47,6 +50,7 @@ func startPlatforms(t *testing.T) *platforms {
 	if err := os.WriteFile(corp, p.spiffe.CAs(), 0o600); err != nil { // which issues certificates without SPIFFE IDs, too
 		t.Fatal(err)
 	}
+	p.gateway = fmt.Sprintf("127.0.0.1:%d", brokertest.FreePorts(t, 1)[0])
 	b := brokertest.NewBroker(t, brokertest.BrokerOptions{CertFile: p.ca, KeyFile: key})
 	minio := brokertest.NewMinIO(t, brokertest.MinIOOptions{IssuerURL: b.HTTP, TLS: true, IssuerCAFile: p.ca})
 	p.world = &world{t: t, Broker: b, minio: minio, idp: brokertest.NewIDP(t)}
@@ -58,12 +62,13 @@ func startPlatforms(t *testing.T) *platforms {
 exchangers:
   minio: {kind: minio-web-identity, endpoint: %q, ca_file: %q, client_id: %s, allowed_policies: [reports-rw]}
 shutdown: {drain: 0s}
+listeners: {gateway: {address: %q}}
 x509:
   - {name: prod, trust_domain: prod.example, bundle_file: %q}
   - {name: corp, ca_file: %q}
 issuers:
   - {name: test, issuer: %q, audiences: [credbroker], algorithms: [ES256]}
-`, minio.Endpoint, minio.CAFile, brokertest.ClientID, p.spiffe.BundleFile, corp, p.idp.URL)
+`, minio.Endpoint, minio.CAFile, brokertest.ClientID, p.gateway, p.spiffe.BundleFile, corp, p.idp.URL)
 	for _, issuer := range []string{
 		fmt.Sprintf(`name: google, profile: gcp, jwks_url: %q, ca_file: %q, gcp: {project_numbers: ["123456789012"]}`, p.google.URL+brokertest.GoogleJWKSPath, p.google.CAFile),
 		fmt.Sprintf(`name: backup, profile: gcp_service_account, issuer: %s, jwks_url: %q, ca_file: %q`, gcpAccount, p.google.URL+brokertest.GoogleAccountJWKSPath+gcpAccount, p.google.CAFile),
@@ -83,11 +88,14 @@ issuers:
 		"kubernetes": `identity.kind == "kubernetes" && identity.subject == "system:serviceaccount:prod:reports" && identity.attrs.pod == ["reports-0"]`,
 		"spiffe":     `identity.kind == "spiffe" && identity.subject == "spiffe://prod.example/workload" && !has(identity.actor)`,
 		"x509":       `identity.kind == "x509" && identity.issuer == "corp" && identity.subject == "reports.corp.example"`,
+		"consumer":   `identity.kind == "kong" && identity.subject == "5b6ad3e2" && identity.actor.subject == "spiffe://prod.example/workload"`,
 		"delegated":  `identity.issuer == "` + p.idp.URL + `" && identity.subject == "alice" && has(identity.actor) && identity.actor.subject == "spiffe://prod.example/workload"`,
 	} {
 		config += fmt.Sprintf("  - {name: %s, when: %q, exchanger: minio, policies: [reports-rw]}\n", name, when)
 	}
-	b.WriteConfig(config)
+	p.gateways = "  - {name: gateway, when: 'identity.subject == \"spiffe://prod.example/workload\"', gateway: true}\n"
+	p.config = config
+	b.WriteConfig(config + p.gateways)
 	b.Start()
 	minio.Start()
 	p.furnish()
@@ -220,10 +228,12 @@ func TestEachPlatformsIdentityToObject(t *testing.T) {
 			t.Errorf("none: %v", err)
 		}
 	})
+	t.Run("gateway", func(t *testing.T) { p.speakFor(t) })
 	audit := strings.Join(p.Audit(), "\n")
 	for _, want := range []string{
 		`"kind":"gcp","issuer":"https://accounts.google.com","tenant":"123456789012"`, `"kind":"azure"`, `"kind":"aws"`, `"kind":"kubernetes"`, `"kind":"x509","issuer":"corp"`,
 		`"actor":{"kind":"spiffe","issuer":"spiffe://prod.example","subject":"spiffe://prod.example/workload"`, `"actor_proof_kind":"x509"`, `"proof_kind":"x509"`,
+		`"event":"open_gateway_session"`, `"kind":"kong","issuer":"spiffe://prod.example/workload","subject":"5b6ad3e2"`, `"proof_kind":"gateway"`,
 	} {
 		if !strings.Contains(audit, want) {
 			t.Errorf("the audit log lacks %s", want)

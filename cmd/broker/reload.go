@@ -39,7 +39,7 @@ type reloader struct {
 	certificates []*server.Certificates
 	reopenAudit  func() error
 	replay       attest.Replay // nil where each issuer remembers for itself
-	used         attest.Replay // of AWS proofs
+	kept         kept
 	// keyring and keyer get the keys of Redis's key files; keyring is nil without a Redis.
 	keyring *seal.Keyring
 	keyer   *cache.Keyer
@@ -93,7 +93,7 @@ func (r *reloader) replace() ([]string, error) {
 		return nil, err
 	}
 	// Exchangers stay as they were started, so roles are held against those.
-	book, err := newRulebook(cfg, r.backends, verifier, r.used, r.log)
+	book, err := newRulebook(cfg, r.backends, verifier, r.kept, r.log)
 	if err != nil {
 		return nil, err
 	}

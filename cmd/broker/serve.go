@@ -111,9 +111,14 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 	owns := issuer.Config{URL: cfg.Issuer.URL, RotateEvery: cfg.Issuer.KeyRotation, Log: log}
 	var replay attest.Replay // in memory
 	var used attest.Replay = attest.NewReplayMemory(time.Now)
+	var sessions attest.GatewaySessions = attest.NewGatewaySessionMemory(time.Now)
 	if cfg.Replicas == config.ReplicasMany {
 		owns.Board, replay, used = client.Board(), client.Replay(), client.Replay()
 	}
+	if client != nil {
+		sessions = client.Sessions()
+	}
+	kept := kept{used: used, sessions: sessions}
 	if p.issuer, err = issuer.New(owns); err != nil {
 		return nil, err
 	}
@@ -125,7 +130,7 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 		return nil, err
 	}
 	backends := backends(cfg)
-	book, err := newRulebook(cfg, backends, verifier, used, log)
+	book, err := newRulebook(cfg, backends, verifier, kept, log)
 	if err != nil {
 		return nil, err
 	}
@@ -151,11 +156,12 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 		Log:           log,
 		MaxInFlight:   cfg.Limits.MaxInFlight,
 		MaxMints:      cfg.Limits.MaxMints,
+		Sessions:      sessions,
 		Observe:       m.Observe,
 	}, book)
 	p.reloader = &reloader{
 		load: load, broker: p.broker, backends: backends, metrics: m, log: log, reopenAudit: p.audit.Reopen,
-		replay: replay, used: used, keyring: keyring, keyer: keyer,
+		replay: replay, kept: kept, keyring: keyring, keyer: keyer,
 		started: cfg, watched: cfg.Watched(), seen: look(cfg.Watched()),
 	}
 	p.reloader.verifier.Store(verifier)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/credbroker/credbroker/internal/attest"
 	"github.com/credbroker/credbroker/internal/attest/awsiam"
+	"github.com/credbroker/credbroker/internal/attest/gateway"
 	"github.com/credbroker/credbroker/internal/attest/jwtproof"
 	"github.com/credbroker/credbroker/internal/attest/x509proof"
 	"github.com/credbroker/credbroker/internal/audit"
@@ -164,15 +165,21 @@ func newVerifiers(cfg *config.Config, previous *jwtproof.Verifier, replay attest
 	return jwtproof.New(issuers, jwtproof.Options{Previous: previous, Replay: replay, MemoryBytes: cfg.Cache.MaxBytes, Log: log})
 }
 
+// kept is what verifiers remember across reloads.
+type kept struct {
+	used     attest.Replay
+	sessions attest.GatewaySessions
+}
+
 // newRulebook compiles what a configuration says about identities and roles.
-func newRulebook(cfg *config.Config, backends map[string]policy.Backend, verifier *jwtproof.Verifier, used attest.Replay, log *slog.Logger) (broker.Rulebook, error) {
+func newRulebook(cfg *config.Config, backends map[string]policy.Backend, verifier *jwtproof.Verifier, kept kept, log *slog.Logger) (broker.Rulebook, error) {
 	rules, err := compileRules(cfg, backends)
 	if err != nil {
 		return broker.Rulebook{}, err
 	}
-	verifiers := map[attest.Kind]attest.Verifier{attest.KindJWT: verifier}
+	verifiers := map[attest.Kind]attest.Verifier{attest.KindJWT: verifier, attest.KindGateway: gateway.New(kept.sessions, kept.used, nil)}
 	if cfg.AWS.Enabled() {
-		if verifiers[attest.KindAWS], err = newAWSVerifier(&cfg.AWS, used); err != nil {
+		if verifiers[attest.KindAWS], err = newAWSVerifier(&cfg.AWS, kept.used); err != nil {
 			return broker.Rulebook{}, err
 		}
 	}

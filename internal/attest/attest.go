@@ -22,6 +22,8 @@ const (
 	KindAWS Kind = "aws"
 	// KindX509 is the client certificate of the connection. It is a kind of identity as well.
 	KindX509 Kind = "x509"
+	// KindGateway is a gateway's word on a consumer that it has verified, under the key of a session (GatewaySession).
+	KindGateway Kind = "gateway"
 )
 
 // The kinds of identities.
@@ -36,6 +38,8 @@ const (
 	KindKubernetes Kind = "kubernetes"
 	// KindSPIFFE is a workload with a SPIFFE ID.
 	KindSPIFFE Kind = "spiffe"
+	// KindKong is a consumer of Kong.
+	KindKong Kind = "kong"
 )
 
 // Errors of [Verifier.Verify]. The text wrapped around them is for the log alone; a caller learns only which of
@@ -57,7 +61,7 @@ type Proof struct {
 	Kind Kind
 	// Data is the proof itself: for KindJWT the compact JWT (RFC 7519); for KindAWS what package awsiam says; for KindX509 the
 	// certificates that the connection's peer sent, in DER, one after the other, the leaf first: TLS has seen to it that the peer has
-	// the leaf's key, and to nothing else.
+	// the leaf's key, and to nothing else; for KindGateway what package gateway says.
 	Data secret.Secret
 }
 

@@ -4,7 +4,7 @@
 // only if they aren't empty.
 //
 //	time               required: RFC 3339, UTC, microseconds: when the call came in
-//	event              required: issue_credentials, explain_access, list_roles, admin_..., audit_interrupted
+//	event              required: issue_credentials, explain_access, list_roles, open_gateway_session, admin_..., audit_interrupted
 //	decision           required: allowed, denied, failed
 //	code               the error's code as in docs/errors.md
 //	request_id         required
@@ -24,7 +24,7 @@
 //	role               as asked
 //	rule               where the rule that allowed it is written
 //	rule_set           version of the rules in force
-//	access_key_id      of the credentials handed out
+//	access_key_id      of the credentials handed out, or the key ID of a gateway session
 //	expires            RFC 3339, UTC, microseconds: when they end
 //	result             hit or mint
 //	source_address     where the call came from

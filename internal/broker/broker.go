@@ -84,6 +84,8 @@ type Config struct {
 	MaxInFlight int
 	// MaxMints bounds the new credentials for one identity in one minute, and as well its questions which roles it may use.
 	MaxMints int
+	// Sessions keeps gateway sessions; nil if there can be none.
+	Sessions attest.GatewaySessions
 	// Observe is told of every call; optional.
 	Observe func(Outcome)
 	// Now is the clock; time.Now if nil.
@@ -213,6 +215,9 @@ func (b *Broker) identify(ctx context.Context, book *Rulebook, req Request, d *d
 		return err
 	}
 	if req.Actor != nil {
+		if id.Actor != nil {
+			return fmt.Errorf("%w: an actor beside a gateway, which is one", attest.ErrMalformed)
+		}
 		actor, err := b.attest(ctx, book, *req.Actor, &d.ActorProofFingerprint)
 		if err != nil {
 			return fmt.Errorf("the actor: %w", err)
@@ -232,5 +237,10 @@ func (b *Broker) attest(ctx context.Context, book *Rulebook, p attest.Proof, fin
 		return attest.Identity{}, errNoProof
 	}
 	*fingerprint = b.cfg.Fingerprinter.Fingerprint(p.Data)
-	return verifier.Verify(ctx, p)
+	id, err := verifier.Verify(ctx, p)
+	// A gateway speaks only while it may be one, however long its session has to live.
+	if err == nil && p.Kind == attest.KindGateway && (id.Actor == nil || !book.Rules.MayBeGateway(*id.Actor)) {
+		return attest.Identity{}, fmt.Errorf("%w: its gateway may be one no more", attest.ErrRejected)
+	}
+	return id, err
 }

@@ -19,6 +19,7 @@ const (
 	eventExplain = "explain_access"
 	eventList    = "list_roles"
 	eventRenew   = "renew_credentials"
+	eventGateway = "open_gateway_session"
 )
 
 var errNoProof = fmt.Errorf("%w: no proof, or of a kind that isn't configured", attest.ErrMalformed)

@@ -16,6 +16,8 @@ type Listeners struct {
 	HTTP Listener `yaml:"http"`
 	// Metrics serves /metrics, /healthz and /readyz. Default address 127.0.0.1:9464.
 	Metrics Listener `yaml:"metrics"`
+	// Gateway is for gateways that speak for consumers (docs/gateway.md), and for nobody else. Default none.
+	Gateway Listener `yaml:"gateway"`
 	// Admin serves the admin API.
 	Admin AdminListener `yaml:"admin"`
 }
@@ -67,7 +69,11 @@ func defaultListeners() Listeners {
 
 // public are the listeners but the admin one, by path.
 func (l *Listeners) public() []namedListener {
-	return []namedListener{{"listeners.grpc", &l.GRPC}, {"listeners.http", &l.HTTP}, {"listeners.metrics", &l.Metrics}}
+	list := []namedListener{{"listeners.grpc", &l.GRPC}, {"listeners.http", &l.HTTP}, {"listeners.metrics", &l.Metrics}}
+	if l.Gateway != (Listener{}) {
+		list = append(list, namedListener{"listeners.gateway", &l.Gateway})
+	}
+	return list
 }
 
 type namedListener struct {

@@ -14,11 +14,11 @@ type RoleInfo struct {
 	DefaultTTL, MaxTTL time.Duration
 }
 
-// Allowed returns the roles that Resolve would grant to the identity if it asked for nothing more, sorted by name.
+// Allowed returns the roles that Resolve would grant credentials of to the identity if it asked for nothing more, sorted by name.
 func (r *Rules) Allowed(id attest.Identity) []RoleInfo {
 	var allowed []RoleInfo
 	for _, role := range r.sorted {
-		if role.admit(&id) != nil {
+		if role.Gateway || role.admit(&id) != nil {
 			continue
 		}
 		if _, err := role.sessionPolicy(&id, ""); err != nil {

@@ -45,8 +45,11 @@ type Role struct {
 	// field is a fault. An error while it is evaluated (an attribute that this identity lacks, the cost limit) is a no.
 	// The pattern of matches() must be a literal that matches the whole text: "^(a|b)$".
 	When string `yaml:"when"`
-	// Exchanger names the entry of `exchangers` that credentials come from. Required.
+	// Exchanger names the entry of `exchangers` that credentials come from. Required but with Gateway.
 	Exchanger string `yaml:"exchanger"`
+	// Gateway gives no credentials: whoever may use the role may open a gateway session and speak for the consumers that it has
+	// authenticated. Such a role has neither exchanger, policies nor session policy, and a TTL of at most an hour.
+	Gateway bool `yaml:"gateway"`
 	// Policies are the MinIO policies that the credentials carry, each of the exchanger's `allowed_policies`; at most 32.
 	Policies []string `yaml:"policies"`
 	// SessionPolicy is an IAM policy document (JSON, as iam.ParseTemplate takes it) that bounds the credentials further;
@@ -92,6 +95,8 @@ func Dangerous(name string) bool { return name == "consoleAdmin" || name == "dia
 // Wanted is what the caller asks for.
 type Wanted struct {
 	Role string
+	// Gateway asks for a gateway session instead of credentials.
+	Gateway bool
 	// Policy is the caller's narrowing policy, an IAM policy document in JSON; empty if it wants none.
 	Policy string
 	// TTL is the life asked for; zero if the caller leaves it to the role.
@@ -103,6 +108,8 @@ type Wanted struct {
 // Grant is what an identity gets. Everything in it but TTL is independent of the clock.
 type Grant struct {
 	Role string
+	// Gateway says that the grant is a gateway session, and no credentials.
+	Gateway bool
 	// Rule says where the rule that allowed it is written.
 	Rule      string
 	Exchanger string

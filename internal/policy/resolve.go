@@ -23,7 +23,7 @@ var errNotAllowed = fmt.Errorf("%w: there is no such role, or its condition is f
 // fault in what the caller sent.
 func (r *Rules) Resolve(id attest.Identity, w Wanted) (Grant, error) {
 	role, ok := r.roles[w.Role]
-	if !ok {
+	if !ok || role.Gateway != w.Gateway { // of the other sort is as good as none
 		role = r.nobody
 	}
 	if err := role.admit(&id); err != nil {
@@ -44,6 +44,7 @@ func (r *Rules) Resolve(id attest.Identity, w Wanted) (Grant, error) {
 	}
 	return Grant{
 		Role:          role.Name,
+		Gateway:       role.Gateway,
 		Rule:          role.Source,
 		Exchanger:     role.Exchanger,
 		Policies:      slices.Clone(role.Policies),
@@ -53,6 +54,11 @@ func (r *Rules) Resolve(id attest.Identity, w Wanted) (Grant, error) {
 		Min:           role.TTL.Min,
 		WithinProof:   role.TTL.WithinProof,
 	}, nil
+}
+
+// MayBeGateway says whether some role for gateways is open to the identity now.
+func (r *Rules) MayBeGateway(id attest.Identity) bool {
+	return slices.ContainsFunc(r.gateways, func(role *role) bool { return role.admit(&id) == nil })
 }
 
 // admit returns nil if the identity may use the role.

@@ -20,6 +20,8 @@ const (
 	maxDescriptionBytes = 256
 	// maxTTL is the longest life that AWS STS grants; nothing here is meant to live longer, whatever a back-end takes.
 	maxTTL = 43_200 * time.Second
+	// maxGatewayTTL is the longest life of a gateway session.
+	maxGatewayTTL = time.Hour
 
 	defaultMaxTTL = time.Hour
 	defaultTTL    = 15 * time.Minute
@@ -35,6 +37,8 @@ func ValidRoleName(name string) bool { return roleName.MatchString(name) }
 type Rules struct {
 	roles  map[string]*role
 	sorted []*role
+	// gateways are the roles for gateways.
+	gateways []*role
 	// nobody stands in for every role that doesn't exist: its condition is evaluated and is false.
 	nobody  *role
 	env     whenEnv
@@ -71,6 +75,9 @@ func Compile(roles []Role, backends map[string]Backend) (*Rules, error) {
 		compiled := c.role(fmt.Sprintf("roles[%d]", i), in)
 		r.roles[in.Name] = compiled
 		r.sorted = append(r.sorted, compiled)
+		if in.Gateway {
+			r.gateways = append(r.gateways, compiled)
+		}
 	}
 	if len(c.faults) > 0 {
 		return nil, c.faults
@@ -94,7 +101,7 @@ func (r *Rules) hash() string {
 		if role.template != nil {
 			session = role.template.doc.String()
 		}
-		fmt.Fprintf(h, "%q %q %q %q %q %q %d %d %d %t\n", role.Name, role.Description, role.When, role.Exchanger, role.Policies,
+		fmt.Fprintf(h, "%q %q %q %q %t %q %q %d %d %d %t\n", role.Name, role.Description, role.When, role.Exchanger, role.Gateway, role.Policies,
 			session, role.TTL.Default, role.TTL.Max, role.TTL.Min, role.TTL.WithinProof)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
@@ -126,6 +133,18 @@ func (c *compiler) role(path string, in Role) *role {
 		if out.when, err = c.env.compile(in.When); err != nil {
 			c.fault(path+".when", "%v", err)
 		}
+	}
+	if in.Gateway {
+		for _, f := range []struct {
+			key  string
+			used bool
+		}{{".exchanger", in.Exchanger != ""}, {".policies", len(in.Policies) > 0}, {".session_policy", in.SessionPolicy != ""}} {
+			if f.used {
+				c.fault(path+f.key, "the role is for gateways, which get no credentials by it; expected none")
+			}
+		}
+		out.TTL = c.ttl(path+".ttl", in.TTL, Backend{MaxTTL: maxGatewayTTL})
+		return out
 	}
 	backend, ok := c.backends[in.Exchanger]
 	if !ok {

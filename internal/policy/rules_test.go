@@ -30,12 +30,21 @@ func TestCompileRefuses(t *testing.T) {
 		"no policies":              {func(r *policy.Role) { r.Policies = nil }, "policies", "at least one"},
 		"no policies, but a session policy": {func(r *policy.Role) { r.Policies = nil; r.SessionPolicy = homeTemplate },
 			"policies", "at least one"},
-		"policy not allowed":          {func(r *policy.Role) { r.Policies = []string{"reports-ro", "consoleAdmin"} }, "policies[1]", "allowed_policies: reports-rw, reports-ro"},
-		"policy in another case":      {func(r *policy.Role) { r.Policies = []string{"Reports-rw"} }, "policies[0]", "allowed_policies"},
-		"policy twice":                {func(r *policy.Role) { r.Policies = []string{"reports-rw", "reports-rw"} }, "policies[1]", "already"},
-		"33 policies":                 {func(r *policy.Role) { r.Policies = slices.Repeat([]string{"reports-rw"}, 33) }, "policies", "33 of them"},
-		"policies for none":           {func(r *policy.Role) { r.Exchanger = "bare" }, "policies", "honours no policies"},
-		"session policy for none":     {func(r *policy.Role) { r.Exchanger = "bare"; r.Policies = nil; r.SessionPolicy = homeTemplate }, "session_policy", "honours no session policy"},
+		"policy not allowed":      {func(r *policy.Role) { r.Policies = []string{"reports-ro", "consoleAdmin"} }, "policies[1]", "allowed_policies: reports-rw, reports-ro"},
+		"policy in another case":  {func(r *policy.Role) { r.Policies = []string{"Reports-rw"} }, "policies[0]", "allowed_policies"},
+		"policy twice":            {func(r *policy.Role) { r.Policies = []string{"reports-rw", "reports-rw"} }, "policies[1]", "already"},
+		"33 policies":             {func(r *policy.Role) { r.Policies = slices.Repeat([]string{"reports-rw"}, 33) }, "policies", "33 of them"},
+		"policies for none":       {func(r *policy.Role) { r.Exchanger = "bare" }, "policies", "honours no policies"},
+		"session policy for none": {func(r *policy.Role) { r.Exchanger = "bare"; r.Policies = nil; r.SessionPolicy = homeTemplate }, "session_policy", "honours no session policy"},
+		"a gateway's exchanger":   {func(r *policy.Role) { r.Gateway, r.Policies = true, nil }, "exchanger", "for gateways"},
+		"a gateway's policies":    {func(r *policy.Role) { r.Gateway, r.Exchanger = true, "" }, "policies", "for gateways"},
+		"a gateway's session policy": {func(r *policy.Role) {
+			*r = policy.Role{Name: "g", When: "true", Gateway: true, SessionPolicy: homeTemplate}
+		}, "session_policy", "for gateways"},
+		"a gateway for over an hour": {func(r *policy.Role) {
+			*r = policy.Role{Name: "g", When: "true", Gateway: true, TTL: policy.TTL{Max: time.Hour + time.Second}}
+		}, "ttl.max", "at most 1h0m0s"},
+		"a gateway without condition": {func(r *policy.Role) { *r = policy.Role{Name: "g", Gateway: true} }, "when", "required"},
 		"negative ttl":                {func(r *policy.Role) { r.TTL.Default = -time.Second }, "ttl.default", "whole seconds"},
 		"fractional ttl":              {func(r *policy.Role) { r.TTL.Max = 1500 * time.Millisecond }, "ttl.max", "whole seconds"},
 		"ttl of a nanosecond":         {func(r *policy.Role) { r.TTL.Min = 1 }, "ttl.min", "whole seconds"},

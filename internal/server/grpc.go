@@ -161,12 +161,9 @@ func (a *grpcAPI) IssueCredentials(ctx context.Context, in *brokerv1.IssueCreden
 		return nil, invalid(`"role" is missing`)
 	}
 	req.Role, req.Policy = in.GetRole(), in.GetPolicy()
-	if in.GetTtl() != nil {
-		ttl := in.GetTtl()
-		if !ttl.IsValid() || ttl.GetNanos() != 0 || ttl.GetSeconds() < 1 || ttl.GetSeconds() > maxTTLSeconds {
-			return nil, invalid("the TTL is not a whole number of seconds, at least 1")
-		}
-		req.TTL = ttl.AsDuration()
+	var err error
+	if req.TTL, err = ttlOf(in.GetTtl()); err != nil {
+		return nil, err
 	}
 	issued, err := a.broker.Issue(ctx, req)
 	if err == nil {
@@ -207,6 +204,38 @@ func (a *grpcAPI) ListRoles(ctx context.Context, in *brokerv1.ListRolesRequest) 
 		return nil, err
 	}
 	return &brokerv1.ListRolesResponse{Roles: rolesToProto(roles), RequestId: req.Correlation.RequestID}, nil
+}
+
+// OpenGatewaySession implements brokerv1.CredentialBrokerServiceServer.
+func (a *grpcAPI) OpenGatewaySession(ctx context.Context, in *brokerv1.OpenGatewaySessionRequest) (*brokerv1.OpenGatewaySessionResponse, error) {
+	req := requestOf(ctx, in.GetProof(), nil)
+	if in.GetRole() == "" {
+		return nil, invalid(`"role" is missing`)
+	}
+	req.Role = in.GetRole()
+	var err error
+	if req.TTL, err = ttlOf(in.GetTtl()); err != nil {
+		return nil, err
+	}
+	opened, err := a.broker.OpenGatewaySession(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return &brokerv1.OpenGatewaySessionResponse{
+		KeyId: opened.KeyID, Key: []byte(opened.Key.Reveal()), ExpiresAt: timestamppb.New(opened.Expires), Role: opened.Role,
+		RequestId: req.Correlation.RequestID,
+	}, nil
+}
+
+// ttlOf is zero if there is none.
+func ttlOf(ttl *durationpb.Duration) (time.Duration, error) {
+	if ttl == nil {
+		return 0, nil
+	}
+	if !ttl.IsValid() || ttl.GetNanos() != 0 || ttl.GetSeconds() < 1 || ttl.GetSeconds() > maxTTLSeconds {
+		return 0, invalid("the TTL is not a whole number of seconds, at least 1")
+	}
+	return ttl.AsDuration(), nil
 }
 
 // requestOf is what every call has: the proofs, the correlation and the peer.

@@ -120,6 +120,13 @@ func (f *fakeBroker) ListRoles(ctx context.Context, req broker.Request) ([]polic
 	return someRoles(), f.answer(ctx, req)
 }
 
+func (f *fakeBroker) OpenGatewaySession(ctx context.Context, req broker.Request) (broker.GatewayKey, error) {
+	if err := f.answer(ctx, req); err != nil {
+		return broker.GatewayKey{}, err
+	}
+	return broker.GatewayKey{KeyID: "KEYID", Key: secret.New("\x00\xff-key"), Expires: issuedCredentials().Expires, Role: "kong"}, nil
+}
+
 func (f *fakeBroker) ExplainDecision(requestID string) (broker.Explained, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	_ "embed"
+	"encoding/base64"
 	"errors"
 	"log/slog"
 	"net"
@@ -31,13 +32,21 @@ type IssuerDocuments interface {
 	JWKS(context.Context) []byte
 }
 
+// NewGateway returns the HTTP server for gateways: the same API, but the only proof it takes is a gateway's word on a consumer
+// (gateway.go), and it is the only one that does.
+func NewGateway(l *Listener, b Broker, o Options) *Server {
+	api := newHTTPAPI(b, nil, o)
+	api.routes, api.gateway = gatewayRoutes, true
+	return serveHTTP(l, api, readTimeout+o.RequestTimeout+5*time.Second, o.Log)
+}
+
 // NewHTTP returns the public HTTP server: the API as JSON and as headers, and the issuer's documents.
 func NewHTTP(l *Listener, b Broker, docs IssuerDocuments, o Options) *Server {
 	return serveHTTP(l, newHTTPAPI(b, docs, o), readTimeout+o.RequestTimeout+5*time.Second, o.Log)
 }
 
 func newHTTPAPI(b Broker, docs IssuerDocuments, o Options) *httpAPI {
-	return &httpAPI{broker: b, docs: docs, opts: o, open: newSources(maxOpenStreams, maxOpenStreams/2)}
+	return &httpAPI{broker: b, docs: docs, opts: o, routes: httpRoutes, open: newSources(maxOpenStreams, maxOpenStreams/2)}
 }
 
 // serveHTTP makes a Server of a handler. writeTimeout runs from the end of a request's header.
@@ -70,6 +79,9 @@ type httpAPI struct {
 	docs   IssuerDocuments
 	opts   Options
 	open   *sources // HTTP/2 streams: an HTTP/1 connection has one request
+	routes map[string]httpRoute
+	// gateway says that this is the listener for gateways.
+	gateway bool
 }
 
 // httpCall is one request on its way.
@@ -77,6 +89,9 @@ type httpCall struct {
 	w    http.ResponseWriter
 	r    *http.Request
 	corr exchange.Correlation
+	// gateway says that the proof is a gateway's word on a consumer.
+	gateway bool
+	body    []byte // as it was read
 }
 
 type httpRoute struct {
@@ -90,10 +105,19 @@ var httpRoutes = map[string]httpRoute{
 	"/v1/credentials/headers": {[]string{http.MethodGet, http.MethodPost}, (*httpAPI).issueHeaders},
 	"/v1/explain":             {[]string{http.MethodPost}, (*httpAPI).explain},
 	"/v1/roles":               {[]string{http.MethodGet}, (*httpAPI).roles},
+	"/v1/gateway/sessions":    {[]string{http.MethodPost}, (*httpAPI).openSession},
 
 	"/.well-known/openid-configuration": {readMethods, (*httpAPI).discovery},
 	"/jwks":                             {readMethods, (*httpAPI).jwks},
 	"/openapi.yaml":                     {readMethods, (*httpAPI).openAPI},
+}
+
+// gatewayRoutes are those of the listener for gateways.
+var gatewayRoutes = map[string]httpRoute{
+	"/v1/credentials":         httpRoutes["/v1/credentials"],
+	"/v1/credentials/headers": httpRoutes["/v1/credentials/headers"],
+	"/v1/explain":             httpRoutes["/v1/explain"],
+	"/v1/roles":               httpRoutes["/v1/roles"],
 }
 
 var readMethods = []string{http.MethodGet, http.MethodHead}
@@ -109,7 +133,7 @@ var (
 )
 
 func (a *httpAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c := &httpCall{w: w, r: r, corr: correlationOfHTTP(r.Header)}
+	c := &httpCall{w: w, r: r, corr: correlationOfHTTP(r.Header), gateway: a.gateway}
 	h := w.Header()
 	h[headerRequestID] = []string{c.corr.RequestID}
 	h["Cache-Control"] = noStore
@@ -148,7 +172,7 @@ func (a *httpAPI) admit(c *httpCall) error {
 }
 
 func (a *httpAPI) route(c *httpCall) error {
-	route, ok := httpRoutes[c.r.URL.Path]
+	route, ok := a.routes[c.r.URL.Path]
 	if !ok || c.r.URL.RawPath != "" { // RawPath is set if the path came with escapes that it didn't need
 		return errNoSuchPath
 	}
@@ -218,6 +242,23 @@ func (a *httpAPI) roles(ctx context.Context, c *httpCall) error {
 		return err
 	}
 	return c.writeJSON(rolesJSON{rolesToJSON(roles), c.corr.RequestID})
+}
+
+func (a *httpAPI) openSession(ctx context.Context, c *httpCall) error {
+	req, err := c.decodeIssue()
+	if err != nil {
+		return err
+	}
+	if req.Policy != "" || req.Actor != nil {
+		return invalid("a gateway session has neither policy nor actor")
+	}
+	opened, err := a.broker.OpenGatewaySession(ctx, req)
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(sessionJSON{
+		opened.KeyID, base64.StdEncoding.EncodeToString([]byte(opened.Key.Reveal())), opened.Expires.UTC().Format(time.RFC3339), opened.Role, c.corr.RequestID,
+	})
 }
 
 func (a *httpAPI) discovery(_ context.Context, c *httpCall) error {

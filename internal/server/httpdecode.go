@@ -104,6 +104,11 @@ func (c *httpCall) request(b body) (broker.Request, error) {
 	if addr, err := netip.ParseAddrPort(c.r.RemoteAddr); err == nil {
 		req.Source = addr.Addr().Unmap()
 	}
+	if c.gateway {
+		var err error
+		req.Proof, err = c.gatewayProof(b)
+		return req, err
+	}
 	authorization := c.r.Header["Authorization"]
 	switch {
 	// Two proofs of the subject are never weighed against each other (RFC 6750, section 3.1: invalid_request).
@@ -162,8 +167,14 @@ func (c *httpCall) readJSON() ([]byte, error) {
 // smallBody is how much memory an announcement alone may take.
 const smallBody = 4 << 10
 
-// readBody returns the whole body. Beyond smallBody, memory grows with what arrives, not with what is announced.
+// readBody returns the whole body, and keeps it. Beyond smallBody, memory grows with what arrives, not with what is announced.
 func (c *httpCall) readBody() ([]byte, error) {
+	data, err := c.readAll()
+	c.body = data
+	return data, err
+}
+
+func (c *httpCall) readAll() ([]byte, error) {
 	if c.r.ContentLength > maxBodyBytes {
 		return nil, invalid("the body is larger than 64 KiB")
 	}

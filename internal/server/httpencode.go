@@ -118,6 +118,15 @@ type accessJSON struct {
 	RequestID string        `json:"request_id"`
 }
 
+// sessionJSON is the other answer that holds a secret, besides appendIssued's.
+type sessionJSON struct {
+	KeyID     string `json:"key_id"`
+	Key       string `json:"key"`
+	ExpiresAt string `json:"expires_at"`
+	Role      string `json:"role"`
+	RequestID string `json:"request_id"`
+}
+
 type rolesJSON struct {
 	Roles     []roleJSON `json:"roles"`
 	RequestID string     `json:"request_id"`

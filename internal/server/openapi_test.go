@@ -135,6 +135,8 @@ func TestOpenAPIHoldsForRequestsAndAnswers(t *testing.T) {
 		{"POST", "/v1/explain", bearerHeader("t"), `{}`, true},
 		{"POST", "/v1/explain", bearerHeader("t"), ``, true},
 		{"GET", "/v1/roles", bearerHeader("t"), ``, true},
+		{"POST", "/v1/gateway/sessions", bearerHeader("t"), `{"role":"kong","ttl_seconds":60}`, true},
+		{"POST", "/v1/gateway/sessions", bearerHeader("t"), `{"role":"kong","policy":"{}"}`, false},
 		{"GET", "/v1/credentials/headers", form, ``, true},
 		{"POST", "/v1/credentials/headers", form, ``, true},
 		{"GET", "/.well-known/openid-configuration", http.Header{}, ``, true},

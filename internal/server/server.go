@@ -21,6 +21,7 @@ type Broker interface {
 	Issue(ctx context.Context, req broker.Request) (broker.Issued, error)
 	ExplainAccess(ctx context.Context, req broker.Request) (broker.Access, error)
 	ListRoles(ctx context.Context, req broker.Request) ([]policy.RoleInfo, error)
+	OpenGatewaySession(ctx context.Context, req broker.Request) (broker.GatewayKey, error)
 	ExplainDecision(requestID string) (broker.Explained, error)
 	ExplainIdentity(id attest.Identity, role string) broker.Explained
 }

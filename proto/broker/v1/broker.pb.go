@@ -640,10 +640,154 @@ func (x *ListRolesResponse) GetRequestId() string {
 	return ""
 }
 
+type OpenGatewaySessionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in IssueCredentialsRequest.
+	Proof *Proof `protobuf:"bytes,1,opt,name=proof,proto3" json:"proof,omitempty"`
+	// A role for gateways. Required.
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	// How long the session shall live, in whole seconds: cut to the role's maximum, which is an hour at most, and the role's default if
+	// absent.
+	Ttl           *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenGatewaySessionRequest) Reset() {
+	*x = OpenGatewaySessionRequest{}
+	mi := &file_broker_v1_broker_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenGatewaySessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenGatewaySessionRequest) ProtoMessage() {}
+
+func (x *OpenGatewaySessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_v1_broker_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenGatewaySessionRequest.ProtoReflect.Descriptor instead.
+func (*OpenGatewaySessionRequest) Descriptor() ([]byte, []int) {
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *OpenGatewaySessionRequest) GetProof() *Proof {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *OpenGatewaySessionRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *OpenGatewaySessionRequest) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+type OpenGatewaySessionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the session. It is no secret.
+	KeyId string `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// The key of HMAC-SHA-256, 32 bytes.
+	Key []byte `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// When the session ends.
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// The role that was used.
+	Role          string `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenGatewaySessionResponse) Reset() {
+	*x = OpenGatewaySessionResponse{}
+	mi := &file_broker_v1_broker_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenGatewaySessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenGatewaySessionResponse) ProtoMessage() {}
+
+func (x *OpenGatewaySessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_v1_broker_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenGatewaySessionResponse.ProtoReflect.Descriptor instead.
+func (*OpenGatewaySessionResponse) Descriptor() ([]byte, []int) {
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *OpenGatewaySessionResponse) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *OpenGatewaySessionResponse) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *OpenGatewaySessionResponse) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *OpenGatewaySessionResponse) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *OpenGatewaySessionResponse) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 // Identity is who the broker found a caller to be.
 type Identity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What it is: "oidc", "aws", "gcp", "azure", "kubernetes", "spiffe" or "x509".
+	// What it is: "oidc", "aws", "gcp", "azure", "kubernetes", "spiffe", "x509" or "kong".
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Who vouches for the subject.
 	Issuer string `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
@@ -662,7 +806,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_broker_v1_broker_proto_msgTypes[9]
+	mi := &file_broker_v1_broker_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +818,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[9]
+	mi := &file_broker_v1_broker_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +831,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{9}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Identity) GetKind() string {
@@ -748,7 +892,7 @@ type AttributeValues struct {
 
 func (x *AttributeValues) Reset() {
 	*x = AttributeValues{}
-	mi := &file_broker_v1_broker_proto_msgTypes[10]
+	mi := &file_broker_v1_broker_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -760,7 +904,7 @@ func (x *AttributeValues) String() string {
 func (*AttributeValues) ProtoMessage() {}
 
 func (x *AttributeValues) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[10]
+	mi := &file_broker_v1_broker_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -773,7 +917,7 @@ func (x *AttributeValues) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttributeValues.ProtoReflect.Descriptor instead.
 func (*AttributeValues) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{10}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AttributeValues) GetValues() []string {
@@ -796,7 +940,7 @@ type Role struct {
 
 func (x *Role) Reset() {
 	*x = Role{}
-	mi := &file_broker_v1_broker_proto_msgTypes[11]
+	mi := &file_broker_v1_broker_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -808,7 +952,7 @@ func (x *Role) String() string {
 func (*Role) ProtoMessage() {}
 
 func (x *Role) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[11]
+	mi := &file_broker_v1_broker_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -821,7 +965,7 @@ func (x *Role) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Role.ProtoReflect.Descriptor instead.
 func (*Role) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{11}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Role) GetName() string {
@@ -905,7 +1049,19 @@ const file_broker_v1_broker_proto_rawDesc = "" +
 	"\x11ListRolesResponse\x12%\n" +
 	"\x05roles\x18\x01 \x03(\v2\x0f.broker.v1.RoleR\x05roles\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x02 \x01(\tR\trequestId\"\xee\x02\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"\x84\x01\n" +
+	"\x19OpenGatewaySessionRequest\x12&\n" +
+	"\x05proof\x18\x01 \x01(\v2\x10.broker.v1.ProofR\x05proof\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12+\n" +
+	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\xb8\x01\n" +
+	"\x1aOpenGatewaySessionResponse\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x15\n" +
+	"\x03key\x18\x02 \x01(\fB\x03\x80\x01\x01R\x03key\x129\n" +
+	"\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x12\n" +
+	"\x04role\x18\x04 \x01(\tR\x04role\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\"\xee\x02\n" +
 	"\bIdentity\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x16\n" +
@@ -927,11 +1083,12 @@ const file_broker_v1_broker_proto_rawDesc = "" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12:\n" +
 	"\vdefault_ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"defaultTtl\x122\n" +
-	"\amax_ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl2\x92\x02\n" +
+	"\amax_ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl2\xf5\x02\n" +
 	"\x17CredentialBrokerService\x12[\n" +
 	"\x10IssueCredentials\x12\".broker.v1.IssueCredentialsRequest\x1a#.broker.v1.IssueCredentialsResponse\x12R\n" +
 	"\rExplainAccess\x12\x1f.broker.v1.ExplainAccessRequest\x1a .broker.v1.ExplainAccessResponse\x12F\n" +
-	"\tListRoles\x12\x1b.broker.v1.ListRolesRequest\x1a\x1c.broker.v1.ListRolesResponseB;Z9github.com/credbroker/credbroker/proto/broker/v1;brokerv1b\x06proto3"
+	"\tListRoles\x12\x1b.broker.v1.ListRolesRequest\x1a\x1c.broker.v1.ListRolesResponse\x12a\n" +
+	"\x12OpenGatewaySession\x12$.broker.v1.OpenGatewaySessionRequest\x1a%.broker.v1.OpenGatewaySessionResponseB;Z9github.com/credbroker/credbroker/proto/broker/v1;brokerv1b\x06proto3"
 
 var (
 	file_broker_v1_broker_proto_rawDescOnce sync.Once
@@ -945,57 +1102,64 @@ func file_broker_v1_broker_proto_rawDescGZIP() []byte {
 	return file_broker_v1_broker_proto_rawDescData
 }
 
-var file_broker_v1_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_broker_v1_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_broker_v1_broker_proto_goTypes = []any{
-	(*Proof)(nil),                    // 0: broker.v1.Proof
-	(*PeerCertificate)(nil),          // 1: broker.v1.PeerCertificate
-	(*AwsRequest)(nil),               // 2: broker.v1.AwsRequest
-	(*IssueCredentialsRequest)(nil),  // 3: broker.v1.IssueCredentialsRequest
-	(*IssueCredentialsResponse)(nil), // 4: broker.v1.IssueCredentialsResponse
-	(*ExplainAccessRequest)(nil),     // 5: broker.v1.ExplainAccessRequest
-	(*ExplainAccessResponse)(nil),    // 6: broker.v1.ExplainAccessResponse
-	(*ListRolesRequest)(nil),         // 7: broker.v1.ListRolesRequest
-	(*ListRolesResponse)(nil),        // 8: broker.v1.ListRolesResponse
-	(*Identity)(nil),                 // 9: broker.v1.Identity
-	(*AttributeValues)(nil),          // 10: broker.v1.AttributeValues
-	(*Role)(nil),                     // 11: broker.v1.Role
-	nil,                              // 12: broker.v1.AwsRequest.HeadersEntry
-	nil,                              // 13: broker.v1.Identity.AttributesEntry
-	(*durationpb.Duration)(nil),      // 14: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 15: google.protobuf.Timestamp
+	(*Proof)(nil),                      // 0: broker.v1.Proof
+	(*PeerCertificate)(nil),            // 1: broker.v1.PeerCertificate
+	(*AwsRequest)(nil),                 // 2: broker.v1.AwsRequest
+	(*IssueCredentialsRequest)(nil),    // 3: broker.v1.IssueCredentialsRequest
+	(*IssueCredentialsResponse)(nil),   // 4: broker.v1.IssueCredentialsResponse
+	(*ExplainAccessRequest)(nil),       // 5: broker.v1.ExplainAccessRequest
+	(*ExplainAccessResponse)(nil),      // 6: broker.v1.ExplainAccessResponse
+	(*ListRolesRequest)(nil),           // 7: broker.v1.ListRolesRequest
+	(*ListRolesResponse)(nil),          // 8: broker.v1.ListRolesResponse
+	(*OpenGatewaySessionRequest)(nil),  // 9: broker.v1.OpenGatewaySessionRequest
+	(*OpenGatewaySessionResponse)(nil), // 10: broker.v1.OpenGatewaySessionResponse
+	(*Identity)(nil),                   // 11: broker.v1.Identity
+	(*AttributeValues)(nil),            // 12: broker.v1.AttributeValues
+	(*Role)(nil),                       // 13: broker.v1.Role
+	nil,                                // 14: broker.v1.AwsRequest.HeadersEntry
+	nil,                                // 15: broker.v1.Identity.AttributesEntry
+	(*durationpb.Duration)(nil),        // 16: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 17: google.protobuf.Timestamp
 }
 var file_broker_v1_broker_proto_depIdxs = []int32{
 	2,  // 0: broker.v1.Proof.aws_request:type_name -> broker.v1.AwsRequest
 	1,  // 1: broker.v1.Proof.peer_certificate:type_name -> broker.v1.PeerCertificate
-	12, // 2: broker.v1.AwsRequest.headers:type_name -> broker.v1.AwsRequest.HeadersEntry
+	14, // 2: broker.v1.AwsRequest.headers:type_name -> broker.v1.AwsRequest.HeadersEntry
 	0,  // 3: broker.v1.IssueCredentialsRequest.proof:type_name -> broker.v1.Proof
-	14, // 4: broker.v1.IssueCredentialsRequest.ttl:type_name -> google.protobuf.Duration
+	16, // 4: broker.v1.IssueCredentialsRequest.ttl:type_name -> google.protobuf.Duration
 	0,  // 5: broker.v1.IssueCredentialsRequest.actor_proof:type_name -> broker.v1.Proof
-	15, // 6: broker.v1.IssueCredentialsResponse.expires_at:type_name -> google.protobuf.Timestamp
+	17, // 6: broker.v1.IssueCredentialsResponse.expires_at:type_name -> google.protobuf.Timestamp
 	0,  // 7: broker.v1.ExplainAccessRequest.proof:type_name -> broker.v1.Proof
 	0,  // 8: broker.v1.ExplainAccessRequest.actor_proof:type_name -> broker.v1.Proof
-	9,  // 9: broker.v1.ExplainAccessResponse.identity:type_name -> broker.v1.Identity
-	11, // 10: broker.v1.ExplainAccessResponse.roles:type_name -> broker.v1.Role
+	11, // 9: broker.v1.ExplainAccessResponse.identity:type_name -> broker.v1.Identity
+	13, // 10: broker.v1.ExplainAccessResponse.roles:type_name -> broker.v1.Role
 	0,  // 11: broker.v1.ListRolesRequest.proof:type_name -> broker.v1.Proof
 	0,  // 12: broker.v1.ListRolesRequest.actor_proof:type_name -> broker.v1.Proof
-	11, // 13: broker.v1.ListRolesResponse.roles:type_name -> broker.v1.Role
-	13, // 14: broker.v1.Identity.attributes:type_name -> broker.v1.Identity.AttributesEntry
-	15, // 15: broker.v1.Identity.expires_at:type_name -> google.protobuf.Timestamp
-	9,  // 16: broker.v1.Identity.actor:type_name -> broker.v1.Identity
-	14, // 17: broker.v1.Role.default_ttl:type_name -> google.protobuf.Duration
-	14, // 18: broker.v1.Role.max_ttl:type_name -> google.protobuf.Duration
-	10, // 19: broker.v1.Identity.AttributesEntry.value:type_name -> broker.v1.AttributeValues
-	3,  // 20: broker.v1.CredentialBrokerService.IssueCredentials:input_type -> broker.v1.IssueCredentialsRequest
-	5,  // 21: broker.v1.CredentialBrokerService.ExplainAccess:input_type -> broker.v1.ExplainAccessRequest
-	7,  // 22: broker.v1.CredentialBrokerService.ListRoles:input_type -> broker.v1.ListRolesRequest
-	4,  // 23: broker.v1.CredentialBrokerService.IssueCredentials:output_type -> broker.v1.IssueCredentialsResponse
-	6,  // 24: broker.v1.CredentialBrokerService.ExplainAccess:output_type -> broker.v1.ExplainAccessResponse
-	8,  // 25: broker.v1.CredentialBrokerService.ListRoles:output_type -> broker.v1.ListRolesResponse
-	23, // [23:26] is the sub-list for method output_type
-	20, // [20:23] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	13, // 13: broker.v1.ListRolesResponse.roles:type_name -> broker.v1.Role
+	0,  // 14: broker.v1.OpenGatewaySessionRequest.proof:type_name -> broker.v1.Proof
+	16, // 15: broker.v1.OpenGatewaySessionRequest.ttl:type_name -> google.protobuf.Duration
+	17, // 16: broker.v1.OpenGatewaySessionResponse.expires_at:type_name -> google.protobuf.Timestamp
+	15, // 17: broker.v1.Identity.attributes:type_name -> broker.v1.Identity.AttributesEntry
+	17, // 18: broker.v1.Identity.expires_at:type_name -> google.protobuf.Timestamp
+	11, // 19: broker.v1.Identity.actor:type_name -> broker.v1.Identity
+	16, // 20: broker.v1.Role.default_ttl:type_name -> google.protobuf.Duration
+	16, // 21: broker.v1.Role.max_ttl:type_name -> google.protobuf.Duration
+	12, // 22: broker.v1.Identity.AttributesEntry.value:type_name -> broker.v1.AttributeValues
+	3,  // 23: broker.v1.CredentialBrokerService.IssueCredentials:input_type -> broker.v1.IssueCredentialsRequest
+	5,  // 24: broker.v1.CredentialBrokerService.ExplainAccess:input_type -> broker.v1.ExplainAccessRequest
+	7,  // 25: broker.v1.CredentialBrokerService.ListRoles:input_type -> broker.v1.ListRolesRequest
+	9,  // 26: broker.v1.CredentialBrokerService.OpenGatewaySession:input_type -> broker.v1.OpenGatewaySessionRequest
+	4,  // 27: broker.v1.CredentialBrokerService.IssueCredentials:output_type -> broker.v1.IssueCredentialsResponse
+	6,  // 28: broker.v1.CredentialBrokerService.ExplainAccess:output_type -> broker.v1.ExplainAccessResponse
+	8,  // 29: broker.v1.CredentialBrokerService.ListRoles:output_type -> broker.v1.ListRolesResponse
+	10, // 30: broker.v1.CredentialBrokerService.OpenGatewaySession:output_type -> broker.v1.OpenGatewaySessionResponse
+	27, // [27:31] is the sub-list for method output_type
+	23, // [23:27] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_broker_v1_broker_proto_init() }
@@ -1015,7 +1179,7 @@ func file_broker_v1_broker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_broker_v1_broker_proto_rawDesc), len(file_broker_v1_broker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,9 +19,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	CredentialBrokerService_IssueCredentials_FullMethodName = "/broker.v1.CredentialBrokerService/IssueCredentials"
-	CredentialBrokerService_ExplainAccess_FullMethodName    = "/broker.v1.CredentialBrokerService/ExplainAccess"
-	CredentialBrokerService_ListRoles_FullMethodName        = "/broker.v1.CredentialBrokerService/ListRoles"
+	CredentialBrokerService_IssueCredentials_FullMethodName   = "/broker.v1.CredentialBrokerService/IssueCredentials"
+	CredentialBrokerService_ExplainAccess_FullMethodName      = "/broker.v1.CredentialBrokerService/ExplainAccess"
+	CredentialBrokerService_ListRoles_FullMethodName          = "/broker.v1.CredentialBrokerService/ListRoles"
+	CredentialBrokerService_OpenGatewaySession_FullMethodName = "/broker.v1.CredentialBrokerService/OpenGatewaySession"
 )
 
 // CredentialBrokerServiceClient is the client API for CredentialBrokerService service.
@@ -40,6 +41,9 @@ type CredentialBrokerServiceClient interface {
 	ExplainAccess(ctx context.Context, in *ExplainAccessRequest, opts ...grpc.CallOption) (*ExplainAccessResponse, error)
 	// ListRoles lists the roles that the caller may use.
 	ListRoles(ctx context.Context, in *ListRolesRequest, opts ...grpc.CallOption) (*ListRolesResponse, error)
+	// OpenGatewaySession gives a gateway a key by which it may speak for the consumers that it has authenticated, at the gateway listener
+	// (docs/gateway.md). To renew a session, open another before it ends.
+	OpenGatewaySession(ctx context.Context, in *OpenGatewaySessionRequest, opts ...grpc.CallOption) (*OpenGatewaySessionResponse, error)
 }
 
 type credentialBrokerServiceClient struct {
@@ -80,6 +84,16 @@ func (c *credentialBrokerServiceClient) ListRoles(ctx context.Context, in *ListR
 	return out, nil
 }
 
+func (c *credentialBrokerServiceClient) OpenGatewaySession(ctx context.Context, in *OpenGatewaySessionRequest, opts ...grpc.CallOption) (*OpenGatewaySessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OpenGatewaySessionResponse)
+	err := c.cc.Invoke(ctx, CredentialBrokerService_OpenGatewaySession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CredentialBrokerServiceServer is the server API for CredentialBrokerService service.
 // All implementations must embed UnimplementedCredentialBrokerServiceServer
 // for forward compatibility.
@@ -96,6 +110,9 @@ type CredentialBrokerServiceServer interface {
 	ExplainAccess(context.Context, *ExplainAccessRequest) (*ExplainAccessResponse, error)
 	// ListRoles lists the roles that the caller may use.
 	ListRoles(context.Context, *ListRolesRequest) (*ListRolesResponse, error)
+	// OpenGatewaySession gives a gateway a key by which it may speak for the consumers that it has authenticated, at the gateway listener
+	// (docs/gateway.md). To renew a session, open another before it ends.
+	OpenGatewaySession(context.Context, *OpenGatewaySessionRequest) (*OpenGatewaySessionResponse, error)
 	mustEmbedUnimplementedCredentialBrokerServiceServer()
 }
 
@@ -114,6 +131,9 @@ func (UnimplementedCredentialBrokerServiceServer) ExplainAccess(context.Context,
 }
 func (UnimplementedCredentialBrokerServiceServer) ListRoles(context.Context, *ListRolesRequest) (*ListRolesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRoles not implemented")
+}
+func (UnimplementedCredentialBrokerServiceServer) OpenGatewaySession(context.Context, *OpenGatewaySessionRequest) (*OpenGatewaySessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method OpenGatewaySession not implemented")
 }
 func (UnimplementedCredentialBrokerServiceServer) mustEmbedUnimplementedCredentialBrokerServiceServer() {
 }
@@ -191,6 +211,24 @@ func _CredentialBrokerService_ListRoles_Handler(srv interface{}, ctx context.Con
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CredentialBrokerService_OpenGatewaySession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OpenGatewaySessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CredentialBrokerServiceServer).OpenGatewaySession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CredentialBrokerService_OpenGatewaySession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CredentialBrokerServiceServer).OpenGatewaySession(ctx, req.(*OpenGatewaySessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CredentialBrokerService_ServiceDesc is the grpc.ServiceDesc for CredentialBrokerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -209,6 +247,10 @@ var CredentialBrokerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListRoles",
 			Handler:    _CredentialBrokerService_ListRoles_Handler,
+		},
+		{
+			MethodName: "OpenGatewaySession",
+			Handler:    _CredentialBrokerService_OpenGatewaySession_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
