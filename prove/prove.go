@@ -2,7 +2,8 @@
 //
 // A [Prover] is asked before each call to the broker, so a proof that changes under way - a Kubernetes service account token
 // that the kubelet rotates, a token that an identity provider gives out for an hour - is picked up without a restart. Make one
-// with [TokenFile], [TokenFunc] or [Token], or implement the interface.
+// with [TokenFile], [TokenFunc] or [Token], with [AWS], [AWSToken], [Azure], [GCP] or [SPIFFE] for what those platforms give to
+// workloads, or implement the interface.
 package prove
 
 import (
@@ -15,7 +16,8 @@ import (
 // Kind says what a proof is, and so how it is sent.
 type Kind string
 
-// OIDC is a JWT of an OpenID Connect issuer that the broker is configured for, in compact form; at most 16 KiB.
+// OIDC is a JWT of an issuer that the broker is configured for, in compact form; at most 16 KiB. Whether it is an OpenID Connect
+// provider's or a platform's the broker finds by the token itself.
 const OIDC Kind = "oidc"
 
 // A Prover makes proofs of who the caller is. It must be safe for concurrent use.

@@ -55,7 +55,8 @@ type AWSSTS struct {
 	Addr string
 	// CAFile holds the certificate to trust, for every name in Hosts and for 127.0.0.1.
 	CAFile string
-	// WebIdentityURL is where it publishes the keys of its web identity tokens: AWSJWKSPath on it is a JWK Set.
+	// WebIdentityURL is where it publishes the keys of its web identity tokens: AWSJWKSPath on it is a JWK Set. It is an endpoint of
+	// eu-west-1 too, as that of a VPC is.
 	WebIdentityURL string
 
 	mu       sync.Mutex
@@ -249,7 +250,11 @@ func (s *AWSSTS) verify(r *http.Request, body string) (key AWSKey, action, code 
 	if !known || key.SessionToken != sig.token {
 		return key, "", "InvalidClientTokenId"
 	}
-	if scope[1] != sig.date[:8] || scope[2] != Hosts[r.Host] || scope[3] != "sts" || scope[4] != "aws4_request" {
+	region := Hosts[r.Host]
+	if r.Host == s.Addr {
+		region = "eu-west-1"
+	}
+	if scope[1] != sig.date[:8] || scope[2] != region || scope[3] != "sts" || scope[4] != "aws4_request" {
 		return key, "", "SignatureDoesNotMatch"
 	}
 	canonical := []string{r.Method, "/", strings.ReplaceAll(params.Encode(), "+", "%20")}

@@ -70,7 +70,7 @@ func (s *AWSSTS) getWebIdentityToken(w http.ResponseWriter, host, body string, p
 	}
 	alg := form.Get("SigningAlgorithm")
 	switch {
-	case host == "sts.amazonaws.com": // the global endpoint doesn't have it
+	case host == "sts.amazonaws.com": // the global endpoint doesn't do it
 		STSError(w, http.StatusBadRequest, "InvalidAction")
 		return
 	case err != nil || form.Get("Version") != "2011-06-15" || awsTokenKeys()[alg] == nil || seconds < 60 || seconds > 3600 ||

@@ -33,13 +33,15 @@ type ManagedIdentity struct {
 }
 
 // Entra is a stand-in on loopback for one tenant of Microsoft Entra and the managed identities of an App Service: the identity endpoint
-// that azidentity asks, and the tenant's keys. It is strict: the endpoint knows no other parameters than those of its
-// documentation. It is safe for concurrent use.
+// that azidentity asks, the tenant's keys, and its token endpoint for workloads of a federated Kubernetes cluster. It is strict: the
+// endpoints know no other parameters than those of their documentation. It is safe for concurrent use.
 type Entra struct {
 	// TenantID is the tenant's.
 	TenantID string
-	// URL is where the keys are, by https; CAFile is its certificate.
+	// URL is where the keys and the token endpoint are, by https; CAFile is its certificate.
 	URL, CAFile string
+	// FederatedToken is the one token of a Kubernetes cluster that the token endpoint takes, and User the identity that it gives for it.
+	FederatedToken string
 	// IdentityEndpoint and IdentityHeader are for the environment variables IDENTITY_ENDPOINT and IDENTITY_HEADER.
 	IdentityEndpoint, IdentityHeader string
 	// Version is that of the tokens. Change it before the first request.
@@ -63,8 +65,11 @@ type entraKey struct {
 	certificate []byte
 }
 
-// EntraIdentityPath is the path of the identity endpoint.
-const EntraIdentityPath = "/msi/token"
+// Paths of an Entra: of the identity endpoint, and below a tenant of the token endpoint.
+const (
+	EntraIdentityPath = "/msi/token"
+	EntraTokenPath    = "/oauth2/v2.0/token"
+)
 
 // NewEntra starts one that issues tokens of version 1. They are dated by now, or by time.Now if it is nil. It stops with the test.
 func NewEntra(t testing.TB, now func() time.Time) *Entra {
@@ -76,21 +81,30 @@ func NewEntra(t testing.TB, now func() time.Time) *Entra {
 	e := &Entra{
 		now: now, Version: EntraV1, TenantID: "72f988bf-86f1-41af-91ab-2d7cd011db47",
 		IdentityHeader: "853b9a84-5bfa-4b22-a3f3-0b9a43d9ad8a", APIClientID: "c2a6d1f7-5b1e-4b0c-8d4a-3e5f7a9b2c04",
-		System: ManagedIdentity{"f1b3c1a2-8a4e-4c52-9a27-1d3c2d5c6f01", "5e29463d-71da-4fe0-8e69-999b57db23b0", group + "Microsoft.Web/sites/reports"},
-		User:   ManagedIdentity{"0a9c7f5e-2d4b-4d0f-8b63-7c7b5a1e9d02", "7d1c5b0a-3f0e-4f2b-9a55-2e7a6c8b1f03", group + "Microsoft.ManagedIdentity/userAssignedIdentities/backup"},
+		FederatedToken: "eyJ.of.a-pod",
+		System:         ManagedIdentity{"f1b3c1a2-8a4e-4c52-9a27-1d3c2d5c6f01", "5e29463d-71da-4fe0-8e69-999b57db23b0", group + "Microsoft.Web/sites/reports"},
+		User:           ManagedIdentity{"0a9c7f5e-2d4b-4d0f-8b63-7c7b5a1e9d02", "7d1c5b0a-3f0e-4f2b-9a55-2e7a6c8b1f03", group + "Microsoft.ManagedIdentity/userAssignedIdentities/backup"},
 	}
 	for _, name := range []string{"entra's former", "entra"} {
 		e.keys = append(e.keys, newEntraKey(t, name, now()))
 	}
 	endpoint, _ := serve(t, http.HandlerFunc(e.identity), false)
 	e.IdentityEndpoint = endpoint + EntraIdentityPath
-	e.URL, e.CAFile = serve(t, http.HandlerFunc(e.keySet), true)
+	e.URL, e.CAFile = serve(t, http.HandlerFunc(e.tenant), true)
 	return e
 }
 
 // Environ is what an App Service's process has in its environment, as NAME=VALUE.
 func (e *Entra) Environ() []string {
 	return []string{"IDENTITY_ENDPOINT=" + e.IdentityEndpoint, "IDENTITY_HEADER=" + e.IdentityHeader}
+}
+
+// FederatedEnviron is what a process in a federated cluster has in its environment, as NAME=VALUE; the token is written to tokenFile. It
+// has to trust CAFile.
+func (e *Entra) FederatedEnviron(t testing.TB, tokenFile string) []string {
+	t.Helper()
+	writeFile(t, tokenFile, []byte(e.FederatedToken))
+	return []string{"AZURE_FEDERATED_TOKEN_FILE=" + tokenFile, "AZURE_CLIENT_ID=" + e.User.AppID, "AZURE_TENANT_ID=" + e.TenantID, "AZURE_AUTHORITY_HOST=" + e.URL + "/"}
 }
 
 // Issuer is the issuer of the tokens.
@@ -135,15 +149,55 @@ func (e *Entra) Sign(header map[string]any, claims any) string {
 	return k.sign(merge(base, header), claims)
 }
 
-// keySet serves the tenant's JWK Set. As Entra's, it names no alg, and has certificates.
-func (e *Entra) keySet(w http.ResponseWriter, r *http.Request) {
-	if e.intercept(w, r) {
-		return
-	}
-	if r.URL.Path != e.JWKSPath() {
+// tenant serves what a tenant has.
+func (e *Entra) tenant(w http.ResponseWriter, r *http.Request) {
+	authority := "/" + e.TenantID + "/v2.0"
+	switch {
+	case e.intercept(w, r):
+	case r.URL.Path == e.JWKSPath():
+		e.keySet(w)
+	case r.URL.Path == authority+"/.well-known/openid-configuration":
+		writeJSON(w, map[string]any{
+			"issuer": e.URL + authority, "authorization_endpoint": e.URL + "/" + e.TenantID + "/oauth2/v2.0/authorize",
+			"token_endpoint": e.URL + "/" + e.TenantID + EntraTokenPath, "jwks_uri": e.URL + "/" + e.TenantID + "/discovery/v2.0/keys",
+		})
+	case r.URL.Path == "/"+e.TenantID+EntraTokenPath && r.Method == http.MethodPost:
+		e.federated(w, r)
+	default:
 		http.NotFound(w, r)
+	}
+}
+
+// federated is the token endpoint for the token of another issuer
+// (https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow, the third case).
+func (e *Entra) federated(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
+	api, ok := strings.CutSuffix(r.PostFormValue("scope"), "/.default")
+	for name, value := range map[string]string{
+		"grant_type": "client_credentials", "client_id": e.User.AppID, "client_assertion": e.FederatedToken,
+		"client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+	} {
+		ok = ok && r.PostFormValue(name) == value
+	}
+	if !ok {
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = w.Write(marshal(map[string]any{"error": "invalid_request", "error_description": "AADSTS900144: as told"}))
 		return
 	}
+	writeJSON(w, map[string]any{"token_type": "Bearer", "expires_in": 86399, "ext_expires_in": 86399, "access_token": e.Token(e.User, e.audience(api), nil)})
+}
+
+// audience is the `aud` of tokens that are asked for an API by one of its names.
+func (e *Entra) audience(api string) string {
+	if e.Version == EntraV2 {
+		return e.APIClientID
+	}
+	return api
+}
+
+// keySet serves the tenant's JWK Set. As Entra's, it names no alg, and has certificates.
+func (e *Entra) keySet(w http.ResponseWriter) {
 	var keys []any
 	for _, k := range e.keys {
 		members := map[string]any{"use": "sig", "x5t": k.kid, "x5c": []string{base64.StdEncoding.EncodeToString(k.certificate)}}
@@ -184,10 +238,6 @@ func (e *Entra) identity(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write(marshal(map[string]any{"statusCode": status, "message": message}))
 	}
 	id, found := e.chosen(query)
-	audience := query.Get("resource")
-	if e.Version == EntraV2 {
-		audience = e.APIClientID
-	}
 	switch {
 	case r.Method != http.MethodGet || r.URL.Path != EntraIdentityPath:
 		refuse(http.StatusNotFound, "no such endpoint")
@@ -202,7 +252,7 @@ func (e *Entra) identity(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusBadRequest, "No managed identity was found for specified parameters.")
 	default:
 		writeJSON(w, map[string]any{
-			"access_token": e.Token(id, audience, nil), "client_id": id.AppID, "resource": query.Get("resource"), "token_type": "Bearer",
+			"access_token": e.Token(id, e.audience(query.Get("resource")), nil), "client_id": id.AppID, "resource": query.Get("resource"), "token_type": "Bearer",
 			"expires_on": strconv.FormatInt(e.now().Add(24*time.Hour).Unix(), 10),
 		})
 	}
