@@ -104,9 +104,16 @@ func (f *benchFlags) run(c *cobra.Command) error {
 	if err := f.check(); err != nil {
 		return &usageError{err, c.CommandPath()}
 	}
-	prover, err := f.client.prover(c.Context(), c.InOrStdin())
+	kind, err := f.client.proof.choose(c)
 	if err != nil {
 		return err
+	}
+	prover, err := kind.prover(c, &f.client.proof)
+	if err != nil {
+		return err
+	}
+	if kind.asks {
+		prover = &keptProof{prover: prover}
 	}
 	hops, closeAll, err := f.hops(prover)
 	defer closeAll()
@@ -130,6 +137,29 @@ func (f *benchFlags) run(c *cobra.Command) error {
 	}
 	printHops(c.OutOrStdout(), results)
 	return nil
+}
+
+// keptProof gives the same proof for half a minute: what is measured is the broker, and the platform that signs shall not be hammered.
+type keptProof struct {
+	prover prove.Prover
+	mu     sync.Mutex
+	proof  prove.Proof
+	until  time.Time
+}
+
+// Prove implements prove.Prover.
+func (k *keptProof) Prove(ctx context.Context) (prove.Proof, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if time.Now().Before(k.until) {
+		return k.proof, nil
+	}
+	proof, err := k.prover.Prove(ctx)
+	if err != nil {
+		return prove.Proof{}, err
+	}
+	k.proof, k.until = proof, time.Now().Add(30*time.Second)
+	return proof, nil
 }
 
 // hops are what is measured. closeAll has to be called, also after an error.

@@ -61,7 +61,7 @@ func TestBenchMeasuresEachHop(t *testing.T) {
 func TestBenchKeepsThePasswordOfRedis(t *testing.T) {
 	for address, want := range map[string]bool{"127.0.0.1:6379": true, "redis.internal:6379": false} {
 		f := benchFlags{concurrency: 1, duration: time.Second, redis: address, redisPasswordFile: "pw"}
-		f.client.endpoint, f.client.proof, f.client.tokenFile, f.client.role = "https://b:1", proofFile, "t", "r"
+		f.client.endpoint, f.client.proof, f.client.role = "https://b:1", proofFlags{kind: "file", tokenFile: "t"}, "r"
 		if err := f.check(); (err == nil) != want {
 			t.Errorf("%s: %v", address, err)
 		}

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"cmp"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"regexp"
@@ -15,15 +12,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/credbroker/credbroker"
-	"github.com/credbroker/credbroker/prove"
 )
 
 // clientFlags say which broker to ask, and as who.
 type clientFlags struct {
 	endpoint  string
-	proof     string
-	tokenFile string
-	aws       awsFlags
+	proof     proofFlags
 	role      string
 	caFile    string
 	plaintext bool
@@ -42,9 +36,7 @@ type issued struct {
 func (f *clientFlags) register(c *cobra.Command) {
 	flags := c.Flags()
 	flags.StringVar(&f.endpoint, "endpoint", os.Getenv("CREDBROKER_ENDPOINT"), "URL of the broker: https:// for its HTTP listener, grpcs:// for gRPC [$CREDBROKER_ENDPOINT]")
-	flags.StringVar(&f.proof, "proof", cmp.Or(os.Getenv("CREDBROKER_PROOF"), proofFile), "what to prove with: file (a token) or aws (the AWS credentials of this machine) [$CREDBROKER_PROOF]")
-	f.aws.register(c)
-	flags.StringVar(&f.tokenFile, "token-file", os.Getenv("CREDBROKER_TOKEN_FILE"), "file that holds the token; - reads it from standard input [$CREDBROKER_TOKEN_FILE]")
+	f.proof.register(c)
 	flags.StringVar(&f.role, "role", os.Getenv("CREDBROKER_ROLE"), "role to use [$CREDBROKER_ROLE]")
 	flags.StringVar(&f.caFile, "ca-file", os.Getenv("CREDBROKER_CA_FILE"), "PEM file of the CA that the broker's certificate comes from; the system's if not given [$CREDBROKER_CA_FILE]")
 	flags.BoolVar(&f.plaintext, "insecure-plaintext", false, "allow http:// and grpc:// beyond this machine: whoever is on the way can read the token and the credentials")
@@ -55,7 +47,7 @@ func (f *clientFlags) issue(c *cobra.Command, opts ...credbroker.RoleOption) (is
 	if err := f.check(); err != nil {
 		return issued{}, &usageError{err, c.CommandPath()}
 	}
-	prover, err := f.prover(c.Context(), c.InOrStdin())
+	prover, err := f.proof.prover(c)
 	if err != nil {
 		return issued{}, err
 	}
@@ -92,43 +84,20 @@ func (f *clientFlags) issue(c *cobra.Command, opts ...credbroker.RoleOption) (is
 }
 
 func (f *clientFlags) check() error {
-	var missing []string
-	needed := []struct{ name, value string }{{"--endpoint", f.endpoint}, {"--token-file", f.tokenFile}, {"--role", f.role}}
-	switch f.proof {
-	case proofFile:
-	case proofAWS:
-		needed[1].name, needed[1].value = "--aws-server-id", f.aws.serverID
-	default:
-		return fmt.Errorf("--proof is %.32q; expected file or aws", f.proof)
+	missing, err := f.proof.check()
+	if err != nil {
+		return err
 	}
-	for _, flag := range needed {
-		if flag.value == "" {
-			missing = append(missing, flag.name)
-		}
+	if f.endpoint == "" {
+		missing = append([]string{"--endpoint"}, missing...)
+	}
+	if f.role == "" {
+		missing = append(missing, "--role")
 	}
 	if len(missing) > 0 {
 		return fmt.Errorf("needed and not given: %s", strings.Join(missing, ", "))
 	}
 	return nil
-}
-
-func (f *clientFlags) prover(ctx context.Context, stdin io.Reader) (prove.Prover, error) {
-	if f.proof == proofAWS {
-		return f.aws.prover(ctx)
-	}
-	if f.tokenFile != "-" {
-		return prove.TokenFile(f.tokenFile), nil
-	}
-	const most = 16 << 10
-	data, err := io.ReadAll(io.LimitReader(stdin, most+1))
-	if err != nil {
-		return nil, err
-	}
-	text := strings.TrimSpace(string(data))
-	if text == "" || len(data) > most {
-		return nil, errors.New("standard input holds no token, or more than 16 KiB")
-	}
-	return prove.Token(text), nil
 }
 
 var harmless = regexp.MustCompile(`^[A-Za-z0-9+/=._-]+$`)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/credbroker/credbroker/internal/brokertest"
 	"github.com/credbroker/credbroker/internal/config"
 )
@@ -75,5 +77,57 @@ func TestTheArchitecturesNamesAreThere(t *testing.T) {
 		if err := cmd.Run(); err != nil {
 			t.Errorf("%s isn't there", m[0])
 		}
+	}
+}
+
+// TestTheGoClientsPageKnowsAllProofs looks for each value of --proof and each clue that auto goes by, in auto's order.
+func TestTheGoClientsPageKnowsAllProofs(t *testing.T) {
+	page := readDoc(t, "docs/go-client.md")
+	_, table, ok := strings.Cut(page, "| Kind | By |")
+	if !ok {
+		t.Fatal("there is no table of what auto looks for")
+	}
+	at := 0
+	for _, k := range proofKinds {
+		for _, clue := range append(k.clues.env, k.clues.file) {
+			i := strings.Index(table, "`"+clue+"`")
+			if clue == "" {
+				continue
+			}
+			if i < at {
+				t.Errorf("%s: %s is missing, or not in order", k.name, clue)
+			}
+			at = i
+		}
+		if !strings.Contains(table, "`"+k.name+"`") {
+			t.Errorf("%s is missing", k.name)
+		}
+	}
+	for _, k := range proofKinds {
+		if !strings.Contains(table[at:], "`"+k.clues.board+"`") && k.clues.board != "" {
+			t.Errorf("%s is missing after the rest", k.clues.board)
+		}
+	}
+	_, manifest, _ := strings.Cut(page, "```yaml\n")
+	manifest, _, _ = strings.Cut(manifest, "```")
+	var volume struct {
+		Projected struct {
+			Sources []struct {
+				ServiceAccountToken struct {
+					Path              string `yaml:"path"`
+					Audience          string `yaml:"audience"`
+					ExpirationSeconds int    `yaml:"expirationSeconds"`
+				} `yaml:"serviceAccountToken"`
+			} `yaml:"sources"`
+		} `yaml:"projected"`
+	}
+	if err := yaml.Unmarshal([]byte(manifest), &volume); err != nil || len(volume.Projected.Sources) != 1 {
+		t.Fatalf("%v: %s", err, manifest)
+	}
+	token := volume.Projected.Sources[0].ServiceAccountToken
+	_, mounted, _ := strings.Cut(page, "to mount at `")
+	mounted, _, _ = strings.Cut(mounted, "`")
+	if mounted+"/"+token.Path != podToken || token.Audience == "" || token.ExpirationSeconds > 3600 { // issuers[].max_lifetime by default
+		t.Errorf("at %s: %+v", mounted, token)
 	}
 }

@@ -25,7 +25,7 @@ func newGetCommand() *cobra.Command {
 		Use:     "get",
 		GroupID: "use",
 		Short:   "Get credentials and print them",
-		Long: `get shows a token to the broker and prints the credentials it gets.
+		Long: `get shows a proof of identity to the broker - a token, or what this machine has by itself - and prints the credentials it gets.
 
 Formats:
   env    shell commands that set AWS_ACCESS_KEY_ID and so on: eval "$(broker get --role reports)"

@@ -122,10 +122,10 @@ func (p *platforms) pemFiles(c tls.Certificate) (certFile, keyFile string) {
 }
 
 // get runs `broker get` over each protocol, and writes an object with what it prints.
-func (p *platforms) get(t *testing.T, role string, args ...string) {
+func (p *platforms) get(t *testing.T, role string, env []string, args ...string) {
 	t.Helper()
 	for _, endpoint := range []string{p.HTTP, "grpcs://" + p.GRPC} {
-		out, stderr, err := runProgram(t, "", nil, append([]string{"get", "--endpoint", endpoint, "--ca-file", p.ca, "--role", role, "--format", "json"}, args...)...)
+		out, stderr, err := runProgram(t, "", env, append([]string{"get", "--endpoint", endpoint, "--ca-file", p.ca, "--role", role, "--format", "json"}, args...)...)
 		var a answer
 		if err != nil || json.Unmarshal([]byte(out), &a) != nil {
 			t.Fatalf("%s: %v: %s%s", endpoint, err, out, stderr)
@@ -151,7 +151,7 @@ func TestEachPlatformsIdentityToObject(t *testing.T) {
 	}
 	for role, token := range tokens {
 		t.Run(role, func(t *testing.T) {
-			p.get(t, role, "--token-file", p.tokenFile(token))
+			p.get(t, role, nil, "--token-file", p.tokenFile(token))
 			for other := range tokens {
 				if other == role {
 					continue
@@ -162,6 +162,29 @@ func TestEachPlatformsIdentityToObject(t *testing.T) {
 				}
 			}
 		})
+	}
+	p.aws.Add(awsKey)
+	for kind, c := range map[string]struct {
+		role string
+		env  []string
+	}{
+		"gcp":        {"gcp", []string{"GCE_METADATA_HOST=" + p.google.MetadataHost}},
+		"azure":      {"azure", p.entra.Environ()},
+		"aws-token":  {"aws", append([]string{"AWS_ENDPOINT_URL_STS=" + p.aws.WebIdentityURL, "AWS_CA_BUNDLE=" + p.aws.CAFile}, awsEnv...)},
+		"spiffe":     {"spiffe", []string{"SPIFFE_ENDPOINT_SOCKET=" + p.spiffe.Address}},
+		"kubernetes": {"kubernetes", []string{"CREDBROKER_TOKEN_FILE=" + p.tokenFile(tokens["kubernetes"])}},
+	} {
+		t.Run("broker get --proof "+kind, func(t *testing.T) {
+			p.get(t, c.role, c.env, "--proof", kind, "--audience", audience)
+			out, stderr, err := runProgram(t, "", append(c.env, "CREDBROKER_AUDIENCE="+audience), "bench", "--proof", kind,
+				"--endpoint", p.HTTP, "--ca-file", p.ca, "--role", c.role, "--duration", "100ms", "--concurrency", "4")
+			if err != nil || !strings.Contains(out, "none") {
+				t.Errorf("bench: %v: %s%s", err, out, stderr)
+			}
+		})
+	}
+	if n := p.google.Requests(brokertest.GoogleIdentityPath); n != 3 {
+		t.Errorf("Google's metadata server was asked %d times by two calls and a bench", n)
 	}
 	workload := func(prover prove.Prover, opts ...credbroker.Option) *credbroker.Client {
 		client, err := credbroker.New(p.HTTP, prover, append(opts, credbroker.WithCAFile(p.ca))...)

@@ -9,6 +9,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -172,7 +173,9 @@ func (e *Entra) tenant(w http.ResponseWriter, r *http.Request) {
 // (https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow, the third case).
 func (e *Entra) federated(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
-	api, ok := strings.CutSuffix(r.PostFormValue("scope"), "/.default")
+	// Microsoft's library adds scopes that are for users.
+	scopes := slices.DeleteFunc(strings.Fields(r.PostFormValue("scope")), func(s string) bool { return s == "openid" || s == "offline_access" || s == "profile" })
+	api, ok := strings.CutSuffix(strings.Join(scopes, " "), "/.default")
 	for name, value := range map[string]string{
 		"grant_type": "client_credentials", "client_id": e.User.AppID, "client_assertion": e.FederatedToken,
 		"client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
