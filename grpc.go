@@ -62,7 +62,7 @@ func (t *grpcTransport) close() { _ = t.conn.Close() } // it only fails if calle
 
 func newGRPCProof(proof prove.Proof) (*brokerv1.Proof, error) {
 	switch proof.Kind() {
-	case prove.OIDC:
+	case prove.JWT:
 		return &brokerv1.Proof{Proof: &brokerv1.Proof_Jwt{Jwt: proof.Reveal()}}, nil
 	case prove.AWSRequest:
 		return &brokerv1.Proof{Proof: &brokerv1.Proof_AwsProof{AwsProof: proof.Reveal()}}, nil

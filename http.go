@@ -99,7 +99,7 @@ type httpProof struct {
 
 func newHTTPProof(proof prove.Proof) (httpProof, error) {
 	switch proof.Kind() {
-	case prove.OIDC:
+	case prove.JWT:
 		return httpProof{JWT: proof.Reveal()}, nil
 	case prove.AWSRequest:
 		return httpProof{AWSProof: proof.Reveal()}, nil
@@ -138,7 +138,7 @@ func (t *httpTransport) request(ctx context.Context, p proofs, w want) (*http.Re
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	if p.subject.Kind() == prove.OIDC {
+	if p.subject.Kind() == prove.JWT {
 		req.Header.Set("Authorization", "Bearer "+subject.JWT)
 	}
 	req.Header.Set("User-Agent", t.userAgent)

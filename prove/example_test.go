@@ -30,7 +30,7 @@ func ExampleGCP() {
 	fmt.Println(proof, err)
 	// Output:
 	// asked for https://broker.internal
-	// oidc proof [redacted] <nil>
+	// jwt proof [redacted] <nil>
 }
 
 // On a virtual machine, an App Service or a function of Azure, with a managed identity.

@@ -16,9 +16,9 @@ import (
 // Kind says what a proof is, and so how it is sent.
 type Kind string
 
-// OIDC is a JWT of an issuer that the broker is configured for, in compact form; at most 16 KiB. Whether it is an OpenID Connect
-// provider's or a platform's the broker finds by the token itself.
-const OIDC Kind = "oidc"
+// JWT is a token of an issuer that the broker is configured for, in compact form; at most 16 KiB. The broker knows by its `iss` and `sub`
+// whose it is: an OpenID Connect issuer's, or that of a platform.
+const JWT Kind = "jwt"
 
 // A Prover makes proofs of who the caller is. It must be safe for concurrent use.
 //

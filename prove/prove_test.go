@@ -27,7 +27,7 @@ func reveal(t *testing.T, p prove.Prover) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if proof.Kind() != prove.OIDC {
+	if proof.Kind() != prove.JWT {
 		t.Errorf("kind %q", proof.Kind())
 	}
 	return proof.Reveal()
@@ -152,7 +152,7 @@ func TestTokenFuncIsAskedEachTime(t *testing.T) {
 }
 
 func TestAProofPrintsNoSecret(t *testing.T) {
-	p := prove.NewProof(prove.OIDC, "planted")
+	p := prove.NewProof(prove.JWT, "planted")
 	var out strings.Builder
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%d"} {
 		fmt.Fprintf(&out, verb+" "+verb+" "+verb+"\n", p, &p, struct{ inner prove.Proof }{p})
@@ -170,7 +170,7 @@ func TestAProofPrintsNoSecret(t *testing.T) {
 	if strings.Contains(out.String(), "planted") {
 		t.Errorf("it is in:\n%s", out.String())
 	}
-	if got := p.String(); got != "oidc proof [redacted]" {
+	if got := p.String(); got != "jwt proof [redacted]" {
 		t.Errorf("it prints as %q", got)
 	}
 }

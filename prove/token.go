@@ -87,5 +87,5 @@ func tokenProof(token string) (Proof, error) {
 			return Proof{}, fmt.Errorf("holds something else than one token: byte %d can't be part of a JWT", i+1)
 		}
 	}
-	return NewProof(OIDC, token), nil
+	return NewProof(JWT, token), nil
 }

@@ -55,6 +55,9 @@ func (f *clientFlags) issue(c *cobra.Command, opts ...credbroker.RoleOption) (is
 	if f.caFile != "" {
 		options = append(options, credbroker.WithCAFile(f.caFile))
 	}
+	if f.proof.kind == proofX509 {
+		options = append(options, credbroker.WithClientCertificateFiles(f.proof.certFile, f.proof.keyFile))
+	}
 	if f.plaintext {
 		options = append(options, credbroker.WithInsecurePlaintext())
 	}

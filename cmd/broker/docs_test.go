@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,6 +39,41 @@ func TestTheReadmesConfigurationIsSoundAndShort(t *testing.T) {
 	}
 	if n := strings.Count(text, "\n"); n > 10 {
 		t.Errorf("it has %d lines", n)
+	}
+}
+
+// TestExamplesOfProofsAreSound reads each configuration that docs/proofs and docs/gateway.md show, with an exchanger and what TLS takes.
+func TestExamplesOfProofsAreSound(t *testing.T) {
+	pages, err := filepath.Glob(filepath.Join(brokertest.ModuleRoot(t), "docs/proofs/*.md"))
+	if err != nil || len(pages) < 8 {
+		t.Fatal(pages, err)
+	}
+	examples := 0
+	for _, page := range append(pages, filepath.Join(brokertest.ModuleRoot(t), "docs/gateway.md")) {
+		data, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, block := range strings.Split(string(data), "```yaml\n")[1:] {
+			text, _, _ := strings.Cut(block, "```")
+			if strings.HasPrefix(text, "volumes:") { // a pod's
+				continue
+			}
+			name := fmt.Sprintf("%s, example %d", filepath.Base(page), i+1)
+			text += "exchangers:\n  minio: {kind: minio-web-identity, endpoint: \"http://127.0.0.1:9000\", client_id: c, allowed_policies: [reports-rw, reports-ro]}\n"
+			cfg, err := config.Parse(name, []byte(text), []string{"CREDBROKER__LISTENERS__GRPC__TLS__CERT_FILE=c", "CREDBROKER__LISTENERS__GRPC__TLS__KEY_FILE=k"})
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			if _, err := compileRules(cfg, backends(cfg)); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			examples++
+		}
+	}
+	if examples < 9 {
+		t.Errorf("%d examples", examples)
 	}
 }
 

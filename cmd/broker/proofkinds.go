@@ -21,12 +21,17 @@ import (
 // proofAuto is the value of --proof that looks for a kind.
 const proofAuto = "auto"
 
+// proofX509 is the value of --proof for the client certificate.
+const proofX509 = "x509"
+
 // podToken is where a pod is to have its token for the broker (docs/go-client.md has the volume).
 const podToken = "/var/run/secrets/tokens/credbroker" //nolint:gosec // a path
 
 // proofKind is a value of --proof, and a subcommand of prove.
 type proofKind struct {
-	name, short string
+	name string
+	// short describes the subcommand; empty where there is nothing that could be printed.
+	short string
 	// needs are flags without which it can't be; takes are others that it looks at.
 	needs, takes []*proofFlag
 	// clues are what auto knows it by; a kind without any isn't looked for.
@@ -99,6 +104,10 @@ var proofKinds = []*proofKind{
 			googles: true,
 		},
 		prover: func(_ *cobra.Command, f *proofFlags) (prove.Prover, error) { return prove.GCP(f.audience), nil },
+	},
+	{
+		name: proofX509, needs: []*proofFlag{certFileFlag, keyFileFlag},
+		prover: func(*cobra.Command, *proofFlags) (prove.Prover, error) { return prove.ClientCertificate(), nil },
 	},
 }
 

@@ -230,6 +230,12 @@ func TestEachPlatformsIdentityToObject(t *testing.T) {
 			t.Errorf("an actor where none may be: %v", err)
 		}
 	})
+	t.Run("broker get --proof x509", func(t *testing.T) {
+		cert, key := p.pemFiles(p.spiffe.X509SVID(p.spiffe.ID("/workload"), nil))
+		p.get(t, "spiffe", nil, "--proof", "x509", "--client-cert", cert, "--client-key", key)
+		cert, key = p.pemFiles(p.spiffe.X509SVID(p.spiffe.ID("/x"), func(c *x509.Certificate) { c.URIs, c.DNSNames = nil, []string{"reports.corp.example"} }))
+		p.get(t, "x509", []string{"CREDBROKER_CLIENT_CERT=" + cert, "CREDBROKER_CLIENT_KEY=" + key}, "--proof", "x509")
+	})
 	t.Run("certificate", func(t *testing.T) {
 		files := func(change func(*x509.Certificate)) credbroker.Option {
 			return credbroker.WithClientCertificateFiles(p.pemFiles(p.spiffe.X509SVID(p.spiffe.ID("/x"), change)))

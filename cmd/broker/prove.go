@@ -18,6 +18,7 @@ import (
 type proofFlags struct {
 	kind                                        string
 	tokenFile, audience, awsServerID, awsRegion string
+	certFile, keyFile                           string
 }
 
 // proofFlag is a flag that some kinds of proof have.
@@ -33,6 +34,10 @@ var (
 		func(f *proofFlags) *string { return &f.audience }}
 	awsServerIDFlag = &proofFlag{"aws-server-id", "CREDBROKER_AWS_SERVER_ID", "with aws: the broker's aws.server_id, which is signed",
 		func(f *proofFlags) *string { return &f.awsServerID }}
+	certFileFlag = &proofFlag{"client-cert", "CREDBROKER_CLIENT_CERT", "with x509: PEM file of the client certificate, and of those between it and its root",
+		func(f *proofFlags) *string { return &f.certFile }}
+	keyFileFlag = &proofFlag{"client-key", "CREDBROKER_CLIENT_KEY", "with x509: PEM file of the certificate's private key",
+		func(f *proofFlags) *string { return &f.keyFile }}
 	awsRegionFlag = &proofFlag{"aws-region", "", "with aws and aws-token: the region of STS; as the AWS CLI finds it if not given, or else us-east-1",
 		func(f *proofFlags) *string { return &f.awsRegion }}
 )
@@ -121,7 +126,9 @@ func newProveCommand() *cobra.Command {
 		RunE:  help,
 	}
 	for _, k := range proofKinds {
-		c.AddCommand(newProveKindCommand(&proofFlags{kind: k.name}, k.short, k))
+		if k.short != "" {
+			c.AddCommand(newProveKindCommand(&proofFlags{kind: k.name}, k.short, k))
+		}
 	}
 	auto := newProveKindCommand(&proofFlags{kind: proofAuto}, "Find what this machine has, and print that", proofKinds...)
 	auto.Long = autoHelp()

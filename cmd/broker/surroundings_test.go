@@ -81,7 +81,7 @@ func TestAutoFindsTheFirstThatIsThere(t *testing.T) {
 // Each kind is looked for somewhere, and each flag is somebody's.
 func TestKindsOfProofAreWhole(t *testing.T) {
 	for _, k := range proofKinds {
-		if k.name == proofAuto || k.short == "" || k.prover == nil || k.instead != "" && kindNamed(k.instead) == nil || kindNamed(k.name) != k {
+		if k.name == proofAuto || (k.short == "") != (k.name == proofX509) || k.prover == nil || k.instead != "" && kindNamed(k.instead) == nil || kindNamed(k.name) != k {
 			t.Errorf("%+v", k)
 		}
 		if (k.clues.board == "") != (len(k.clues.says) == 0) {

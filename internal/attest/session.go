@@ -14,7 +14,7 @@ const (
 	GatewayConsumerID = "x-consumer-id"
 	GatewayCustomID   = "x-consumer-custom-id"
 	GatewayUsername   = "x-consumer-username"
-	GatewayCredential = "x-credential-identifier"
+	GatewayCredential = "x-credential-identifier" //nolint:gosec // a header's name
 	GatewayGroups     = "x-authenticated-groups"
 )
 
