@@ -51,6 +51,16 @@ func platforms() map[string]platform {
 				},
 			},
 		},
+		"aws user": {
+			issuer: jwtproof.Issuer{Profile: jwtproof.ProfileAWS, Issuer: "https://0a1b.tokens.sts.global.api.aws"},
+			claims: map[string]any{"sub": "arn:aws-cn:iam::123456789012:user/a/b", "https://sts.amazonaws.com/": map[string]any{
+				"aws_account": "123456789012", "source_region": "cn-north-1", "org_id": 7,
+			}},
+			want: attest.Identity{
+				Kind: attest.KindAWS, Tenant: "123456789012", Subject: "arn:aws-cn:iam::123456789012:user/a/b",
+				Attrs: map[string][]string{"account": {"123456789012"}, "arn": {"arn:aws-cn:iam::123456789012:user/a/b"}, "source_region": {"cn-north-1"}},
+			},
+		},
 		"gcp": {
 			issuer: jwtproof.Issuer{Profile: jwtproof.ProfileGCP, Issuer: "https://accounts.google.com", GCP: jwtproof.GCP{ProjectNumbers: []string{"1234567890"}}},
 			claims: map[string]any{
@@ -268,6 +278,8 @@ func TestProfilesRefuse(t *testing.T) {
 		{"resource of no provider", "azure v1", map[string]any{"xms_mirid": "/subscriptions/a/resourcegroups/b/x/m/t/vm"}, "xms_mirid is not"},
 		{"resource with a type alone", "azure v1", map[string]any{"xms_mirid": "/subscriptions/a/resourcegroups/b/providers/m/t/vm/t2"}, "xms_mirid is not"},
 		{"resource without a slash before", "azure v1", map[string]any{"xms_mirid": "x/subscriptions/a/resourcegroups/b/providers/m/t/vm"}, "xms_mirid is not"},
+		{"resource of no subscription", "azure v1", map[string]any{"xms_mirid": "/x/a/resourcegroups/b/providers/m/t/vm"}, "xms_mirid is not"},
+		{"resource without end", "azure v1", map[string]any{"xms_mirid": "/subscriptions/a/resourcegroups/b/providers/m" + strings.Repeat("/t/vm", 200)}, "xms_mirid is not"},
 		{"resource as a list", "azure v1", map[string]any{"xms_mirid": []string{"/subscriptions/a/resourcegroups/b/providers/m/t/vm"}}, "xms_mirid is not"},
 		{"object ID not listed", "azure v2", map[string]any{"oid": "15a1d2b6-53d1-43b5-8c0f-e3e1d7c0e6c6"}, "not among azure.object_ids"},
 		{"app not listed", "azure v2", map[string]any{"azp": "9c56cb0e-7d4e-4f9b-ae0f-2b8d5d6b1b0d"}, "not among azure.app_ids"},
