@@ -59,11 +59,6 @@ func TestAGatewaysWordIsWrittenOfTheRequest(t *testing.T) {
 		}
 		hashes[hash] = true
 	}
-	form := gatewayHeader()
-	form.Set("X-Credbroker-Role", "r")
-	if got := send(t, "GET", base+"/v1/credentials/headers", form, ""); got.status != http.StatusNoContent {
-		t.Errorf("%d %s", got.status, got.body)
-	}
 }
 
 func TestWhatAGatewayMayNotSend(t *testing.T) {
@@ -111,7 +106,7 @@ func TestWhatAGatewayMayNotSend(t *testing.T) {
 	if req, _ := b.asked(); !strings.HasSuffix(req.Proof.Data.Reveal(), "key-1\n") {
 		t.Errorf("%q", req.Proof.Data.Reveal())
 	}
-	for _, path := range []string{"/v1/gateway/sessions", "/jwks", "/.well-known/openid-configuration", "/openapi.yaml"} {
+	for _, path := range []string{"/v1/gateway/sessions", "/v1/credentials/headers", "/jwks", "/.well-known/openid-configuration", "/openapi.yaml"} {
 		if got := send(t, "POST", base+path, gatewayHeader(), `{"role":"r"}`); got.status != http.StatusNotFound {
 			t.Errorf("%s: %d", path, got.status)
 		}

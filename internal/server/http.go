@@ -112,12 +112,11 @@ var httpRoutes = map[string]httpRoute{
 	"/openapi.yaml":                     {readMethods, (*httpAPI).openAPI},
 }
 
-// gatewayRoutes are those of the listener for gateways.
+// gatewayRoutes are those of the listener for gateways: all that is asked for is in the body, over which a gateway's MAC is.
 var gatewayRoutes = map[string]httpRoute{
-	"/v1/credentials":         httpRoutes["/v1/credentials"],
-	"/v1/credentials/headers": httpRoutes["/v1/credentials/headers"],
-	"/v1/explain":             httpRoutes["/v1/explain"],
-	"/v1/roles":               httpRoutes["/v1/roles"],
+	"/v1/credentials": httpRoutes["/v1/credentials"],
+	"/v1/explain":     httpRoutes["/v1/explain"],
+	"/v1/roles":       httpRoutes["/v1/roles"],
 }
 
 var readMethods = []string{http.MethodGet, http.MethodHead}

@@ -243,6 +243,7 @@ func TestProfilesRefuse(t *testing.T) {
 
 		{"another project", "gcp", inner(gcp, "google", "compute_engine", map[string]any{"project_number": 1234567891}), "not among gcp.project_numbers"},
 		{"project number as text", "gcp", inner(gcp, "google", "compute_engine", map[string]any{"project_number": "1234567890"}), "project_number is missing or no whole number"},
+		{"no project number", "gcp", inner(gcp, "google", "compute_engine", map[string]any{"project_number": nil}), "project_number is missing or no whole number"},
 		{"project number with an exponent", "gcp", inner(gcp, "google", "compute_engine", map[string]any{"project_number": 1.5}), "project_number is missing or no whole number"},
 		{"instance without an ID", "gcp", inner(gcp, "google", "compute_engine", map[string]any{"instance_id": nil}), "instance_id is missing"},
 		{"instance name with a space", "gcp", inner(gcp, "google", "compute_engine", map[string]any{"instance_name": "a b"}), "instance_name is missing or no text"},
@@ -320,6 +321,16 @@ func TestProfilesRefuse(t *testing.T) {
 				mustSay(t, err, tc.want)
 			}
 		})
+	}
+}
+
+func TestAListedAccountCountsInAnyProject(t *testing.T) {
+	all := platforms()
+	p := all["gcp without an instance"]
+	f := p.start(t)
+	id, err := f.verify(f.sign(p.with(map[string]any{"google": all["gcp"].claims["google"]})))
+	if err != nil || id.Tenant != "1234567890" {
+		t.Errorf("%+v, %v", id, err)
 	}
 }
 

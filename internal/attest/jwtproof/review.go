@@ -31,7 +31,6 @@ type reviewer struct {
 	name      string // of the issuer
 	url       string
 	tokenFile string
-	audiences []string
 	client    *http.Client
 	log       *slog.Logger
 
@@ -50,7 +49,7 @@ func newReviewer(c *Issuer, roots []byte, log *slog.Logger) (*reviewer, error) {
 		return nil, fmt.Errorf("token_review.%w", err)
 	}
 	return &reviewer{
-		name: c.Name, tokenFile: c.Keys.BearerFile, audiences: c.Audiences, log: log, slots: make(chan struct{}, maxReviews),
+		name: c.Name, tokenFile: c.Keys.BearerFile, log: log, slots: make(chan struct{}, maxReviews),
 		url: strings.TrimSuffix(start.String(), "/") + "/apis/authentication.k8s.io/v1/tokenreviews",
 		client: &http.Client{
 			Timeout:       reviewTimeout,
@@ -79,7 +78,7 @@ func (v *Verifier) reviewed(ctx context.Context, is *issuer, token string, t jws
 		return id, nil
 	}
 	asked := v.now()
-	status, err := is.review.ask(ctx, token)
+	status, err := is.review.ask(ctx, token, is.config.Audiences)
 	if err != nil {
 		return attest.Identity{}, err
 	}
@@ -123,9 +122,9 @@ type reviewStatus struct {
 	} `json:"user"`
 }
 
-// ask asks the API server about a token. The error is attest.ErrUnavailable or the context's.
-func (r *reviewer) ask(ctx context.Context, token string) (reviewStatus, error) {
-	status, err := r.post(ctx, token)
+// ask asks the API server whether a token is good for one of the audiences. The error is attest.ErrUnavailable or the context's.
+func (r *reviewer) ask(ctx context.Context, token string, audiences []string) (reviewStatus, error) {
+	status, err := r.post(ctx, token, audiences)
 	if err == nil {
 		r.fault.Store(nil)
 		return status, nil
@@ -140,7 +139,7 @@ func (r *reviewer) ask(ctx context.Context, token string) (reviewStatus, error) 
 	return reviewStatus{}, fmt.Errorf("%w: issuer %s: TokenReview: %s", attest.ErrUnavailable, r.name, text)
 }
 
-func (r *reviewer) post(ctx context.Context, token string) (reviewStatus, error) {
+func (r *reviewer) post(ctx context.Context, token string, audiences []string) (reviewStatus, error) {
 	reviewerToken, err := secret.ReadFile(r.tokenFile, maxBearer) // each time: Kubernetes replaces it within the hour
 	if err != nil {
 		return reviewStatus{}, fmt.Errorf("token_review.token_file: %w", err)
@@ -153,7 +152,7 @@ func (r *reviewer) post(ctx context.Context, token string) (reviewStatus, error)
 		APIVersion string `json:"apiVersion"`
 		Kind       string `json:"kind"`
 		Spec       spec   `json:"spec"`
-	}{"authentication.k8s.io/v1", "TokenReview", spec{token, r.audiences}})
+	}{"authentication.k8s.io/v1", "TokenReview", spec{token, audiences}})
 	if err != nil {
 		return reviewStatus{}, err
 	}

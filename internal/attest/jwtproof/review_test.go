@@ -128,6 +128,7 @@ type reviewServer struct {
 	answer string // the status of the review
 	status int
 	asked  int
+	about  []string      // the audiences that the last question named
 	hold   chan struct{} // closed, if answers needn't wait
 }
 
@@ -150,6 +151,9 @@ func (s *reviewServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no such thing", http.StatusBadRequest)
 		return
 	}
+	s.mu.Lock()
+	s.about = question.Spec.Audiences
+	s.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Location", "/elsewhere")
 	w.WriteHeader(status)
@@ -235,6 +239,21 @@ func TestEachCheckOfAReview(t *testing.T) {
 	}
 	s.Close()
 	f.expect(t, f.sign(p.with(map[string]any{"jti": "away"})), attest.ErrUnavailable, "TokenReview")
+}
+
+// A reload that names another audience asks about that one.
+func TestReviewsAreForTheConfiguredAudience(t *testing.T) {
+	f, p, s := startReviews(t)
+	s.answer = goodReview
+	f.expect(t, f.sign(p.with(nil)), nil, "")
+	f.issuer.Audiences = []string{"renamed"}
+	f.verifier = f.replace(t, f.verifier)
+	f.expect(t, f.sign(p.with(nil)), attest.ErrRejected, "aud")
+	s.answer = strings.Replace(goodReview, `["credbroker"]`, `["renamed"]`, 1)
+	f.expect(t, f.sign(p.with(map[string]any{"aud": "renamed"})), nil, "")
+	if len(s.about) != 1 || s.about[0] != "renamed" {
+		t.Errorf("asked about %q", s.about)
+	}
 }
 
 // What the token says of itself is checked first, so that made-up tokens cost the API server nothing.
