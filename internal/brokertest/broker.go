@@ -2,10 +2,8 @@ package brokertest
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -226,17 +224,13 @@ func RemoveBrokerProgram() {
 	}
 }
 
-// FreePorts returns n TCP ports of 127.0.0.1 that nobody listens on.
+// FreePorts returns TCP ports of 127.0.0.1 that stay the test's until its end, so that nobody else gets one before the test's own server
+// does, or between two of its runs.
 func FreePorts(t testing.TB, n int) []int {
 	t.Helper()
 	ports := make([]int, n)
 	for i := range ports {
-		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		ports[i] = l.Addr().(*net.TCPAddr).Port
+		ports[i] = holdPort(t)
 	}
 	return ports
 }
