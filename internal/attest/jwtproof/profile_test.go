@@ -324,6 +324,35 @@ func TestProfilesRefuse(t *testing.T) {
 	}
 }
 
+func TestProfilesLeaveConfiguredAttributes(t *testing.T) {
+	p := platforms()["aws"]
+	f := p.start(t)
+	f.issuer.Attributes = map[string]jwtproof.Attribute{"team": {Claim: "/https:~1~1sts.amazonaws.com~1/principal_tags/team"}}
+	f.verifier = f.replace(t, nil)
+	id, err := f.verify(f.sign(p.with(nil)))
+	if err != nil || !reflect.DeepEqual(id.Attrs["team"], []string{"data"}) || !reflect.DeepEqual(id.Attrs["account"], []string{"123456789012"}) {
+		t.Errorf("%+v, %v", id, err)
+	}
+}
+
+// What is remembered for all replicas is remembered there, and not here.
+func TestSingleUseIsRememberedWhereItIsSaid(t *testing.T) {
+	f := newFixture(t, func(is *jwtproof.Issuer) { is.SingleUse = true })
+	began := f.now().Add(-time.Hour)
+	shared := attest.NewReplayMemory(func() time.Time { return began })
+	token := f.idp.Token(map[string]any{"jti": "a"})
+	for n := range 2 {
+		v, err := jwtproof.New([]jwtproof.Issuer{f.issuer}, jwtproof.Options{Now: f.now, Replay: shared})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.verifier = v
+		if _, err := f.verify(token); (err == nil) != (n == 0) || err != nil && !errors.Is(err, attest.ErrUsed) {
+			t.Errorf("at verifier %d: %v", n, err)
+		}
+	}
+}
+
 func TestAListedAccountCountsInAnyProject(t *testing.T) {
 	all := platforms()
 	p := all["gcp without an instance"]
@@ -386,8 +415,10 @@ func TestProfilesAreHeldAgainstTheirConfiguration(t *testing.T) {
 		"version 1 with the suffix of 2":       {"azure v1", func(is *jwtproof.Issuer) { is.Issuer = "https://sts.windows.net/" + tenantID + "/v2.0" }, "issuer: "},
 		"version 2 without its suffix":         {"azure v2", func(is *jwtproof.Issuer) { is.Issuer = "https://login.microsoftonline.com/" + tenantID + "/" }, "issuer: "},
 		"a trust domain that is a URL":         {"spiffe", func(is *jwtproof.Issuer) { is.Issuer = "https://prod.example" }, "expected spiffe://TRUST-DOMAIN"},
+		"a trust domain without scheme":        {"spiffe", func(is *jwtproof.Issuer) { is.Issuer = "prod.example" }, "expected spiffe://TRUST-DOMAIN"},
 		"a trust domain in capitals":           {"spiffe", func(is *jwtproof.Issuer) { is.Issuer = "spiffe://Prod" }, "expected spiffe://TRUST-DOMAIN"},
 		"discovery of a trust domain":          {"spiffe", func(is *jwtproof.Issuer) { is.Keys = jwtproof.KeySource{Discovery: true} }, "a trust domain has neither"},
+		"a PEM file of a trust domain":         {"spiffe", func(is *jwtproof.Issuer) { is.Keys = jwtproof.KeySource{PEMFile: "a", PEMKeyID: "k"} }, "a trust domain has neither"},
 		"a workload API elsewhere":             {"gcp", func(is *jwtproof.Issuer) { is.Keys = jwtproof.KeySource{WorkloadAPI: "unix:///a"} }, "workload_api: is for profile spiffe"},
 		"a workload API that is none":          {"spiffe", func(is *jwtproof.Issuer) { is.Keys = jwtproof.KeySource{WorkloadAPI: "http://a"} }, "workload_api: "},
 		"a review elsewhere":                   {"gcp", func(is *jwtproof.Issuer) { is.Keys = jwtproof.KeySource{ReviewURL: "https://a", BearerFile: "b"} }, "token_review: is for profile kubernetes"},

@@ -144,39 +144,50 @@ func (r *reviewer) post(ctx context.Context, token string, audiences []string) (
 	if err != nil {
 		return reviewStatus{}, fmt.Errorf("token_review.token_file: %w", err)
 	}
-	type spec struct {
-		Token     string   `json:"token"`
-		Audiences []string `json:"audiences"`
-	}
-	question, err := json.Marshal(struct {
-		APIVersion string `json:"apiVersion"`
-		Kind       string `json:"kind"`
-		Spec       spec   `json:"spec"`
-	}{"authentication.k8s.io/v1", "TokenReview", spec{token, audiences}})
+	req, err := r.question(ctx, token, audiences)
 	if err != nil {
 		return reviewStatus{}, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.url, bytes.NewReader(question))
-	if err != nil {
-		return reviewStatus{}, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", "credbroker")
 	req.Header.Set("Authorization", "Bearer "+reviewerToken.Reveal())
 	resp, err := r.client.Do(req)
 	if err != nil {
 		return reviewStatus{}, err
 	}
 	defer resp.Body.Close() //nolint:errcheck // read-only
-	body, err := readBounded(resp.Body)
-	switch {
-	case resp.StatusCode != http.StatusCreated && resp.StatusCode != http.StatusOK:
+	if resp.StatusCode != http.StatusCreated && resp.StatusCode != http.StatusOK {
 		return reviewStatus{}, fmt.Errorf("POST %s: status %d, expected 201; may the token of token_review.token_file create tokenreviews?", excerpt(r.url, 128), resp.StatusCode)
-	case err != nil:
+	}
+	body, err := readBounded(resp.Body)
+	if err != nil {
 		return reviewStatus{}, err
 	}
 	return parseReview(body)
+}
+
+// question is the request without what the broker proves itself with. The answer repeats the token, so nothing of it is ever logged.
+func (r *reviewer) question(ctx context.Context, token string, audiences []string) (*http.Request, error) {
+	type spec struct {
+		Token     string   `json:"token"`
+		Audiences []string `json:"audiences"`
+	}
+	body, err := json.Marshal(struct {
+		APIVersion string `json:"apiVersion"`
+		Kind       string `json:"kind"`
+		Spec       spec   `json:"spec"`
+	}{"authentication.k8s.io/v1", "TokenReview", spec{token, audiences}})
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.url, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", "credbroker")
+	// Not sent: it tells net/http that the question may be asked again on a new connection if the server closed the old one just now.
+	req.Header["Idempotency-Key"] = nil
+	return req, nil
 }
 
 func parseReview(body []byte) (reviewStatus, error) {
@@ -186,7 +197,7 @@ func parseReview(body []byte) (reviewStatus, error) {
 		Status     reviewStatus `json:"status"`
 	}
 	if err := decodeJSON(body, &answer); err != nil {
-		return reviewStatus{}, err
+		return reviewStatus{}, errors.New("the answer is not the JSON that a TokenReview is") // what is wrong with it may quote the token
 	}
 	if answer.Kind != "TokenReview" || answer.APIVersion != "authentication.k8s.io/v1" {
 		return reviewStatus{}, errors.New("the answer is no TokenReview of authentication.k8s.io/v1")

@@ -3,6 +3,7 @@ package jwtproof_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -217,13 +218,20 @@ func TestEachCheckOfAReview(t *testing.T) {
 	for name, answer := range map[string]string{
 		"nothing": "", "text": "no", "another kind": `{"kind":"Status","apiVersion":"v1"}`, "another version": strings.Replace(goodReview, "k8s.io/v1", "k8s.io/v1beta1", 1),
 		"a name twice": strings.Replace(goodReview, `{"auth`, `{"authenticated":true,"auth`, 1), "more after it": goodReview + "{}", "authenticated as text": strings.Replace(goodReview, "true", `"true"`, 1),
-		"a large answer": goodReview + strings.Repeat(" ", 256<<10),
+		"kind alone": strings.Replace(goodReview, `"TokenReview"`, `"Review"`, 1),
 	} {
 		s.answer = answer
 		t.Run(name, func(t *testing.T) {
-			f.expect(t, f.sign(p.with(map[string]any{"jti": name})), attest.ErrUnavailable, "TokenReview")
+			f.expect(t, f.sign(p.with(map[string]any{"jti": name})), attest.ErrUnavailable, "the answer is")
 		})
 	}
+	s.answer = goodReview + strings.Repeat(" ", 256<<10)
+	f.expect(t, f.sign(p.with(map[string]any{"jti": "a large answer"})), attest.ErrUnavailable, "larger than")
+	s.answer, s.status = goodReview, http.StatusOK
+	f.expect(t, f.sign(p.with(map[string]any{"jti": "200"})), nil, "")
+	// One for a token that is bound to no pod, of which the server says so, too.
+	s.answer = strings.Replace(goodReview, `"authentication.kubernetes.io/pod-name":["reports-0"],"authentication.kubernetes.io/pod-uid":["`+podUID+`"]`, "", 1)
+	f.expect(t, f.sign(p.with(map[string]any{"kubernetes.io": inner})), nil, "")
 	s.answer = goodReview
 	for _, status := range []int{302, 307, 400, 401, 403, 404, 409, 500, 503} {
 		s.status = status
@@ -238,7 +246,40 @@ func TestEachCheckOfAReview(t *testing.T) {
 		t.Error(reasons)
 	}
 	s.Close()
-	f.expect(t, f.sign(p.with(map[string]any{"jti": "away"})), attest.ErrUnavailable, "TokenReview")
+	f.expect(t, f.sign(p.with(map[string]any{"jti": "away"})), attest.ErrUnavailable, "refused")
+	f.issuer.Keys.CAFile = f.issuer.Keys.BearerFile
+	if _, err := jwtproof.New([]jwtproof.Issuer{f.issuer}, jwtproof.Options{}); err == nil || !strings.Contains(err.Error(), "token_review.ca_file: ") {
+		t.Errorf("a CA file without a certificate: %v", err)
+	}
+	if err := os.Remove(f.issuer.Keys.BearerFile); err != nil {
+		t.Fatal(err)
+	}
+	f.expect(t, f.sign(p.with(map[string]any{"jti": "without a token"})), attest.ErrUnavailable, "token_review.token_file: ")
+}
+
+func TestACallerWhoLeavesAReviewHasItsOwnError(t *testing.T) {
+	f, p, s := startReviews(t)
+	s.hold = make(chan struct{})
+	defer close(s.hold)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	token := f.sign(p.with(nil))
+	go func() {
+		_, err := f.verifier.Verify(ctx, attest.Proof{Kind: attest.KindJWT, Data: secret.New(token)})
+		done <- err
+	}()
+	brokertest.Eventually(t, 10*time.Second, "the question is there", func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.asked == 0 {
+			return errors.New("not asked")
+		}
+		return nil
+	})
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) || errors.Is(err, attest.ErrUnavailable) || len(f.verifier.Status()) != 0 {
+		t.Errorf("%v, %v", err, f.verifier.Status())
+	}
 }
 
 // A reload that names another audience asks about that one.
@@ -304,7 +345,7 @@ func TestManyCallsWithOneTokenAskLittle(t *testing.T) {
 	s.hold = make(chan struct{})
 	token := f.sign(p.with(nil))
 	const callers = 200
-	errs := make(chan error, callers)
+	errs := make(chan error, 600)
 	for range callers {
 		go func() {
 			_, err := f.verify(token)
@@ -321,13 +362,23 @@ func TestManyCallsWithOneTokenAskLittle(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 	}
+	// No more wait than may.
+	for range 600 - callers {
+		go func() {
+			_, err := f.verify(token)
+			errs <- err
+		}()
+	}
+	for range 600 - 16 - 512 {
+		mustBeUnavailable(t, <-errs, "512 tokens wait")
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := f.verifier.Verify(ctx, attest.Proof{Kind: attest.KindJWT, Data: secret.New(token)}); err == nil {
 		t.Error("waited with an ended context")
 	}
 	close(s.hold)
-	for range callers {
+	for range 16 + 512 {
 		if err := <-errs; err != nil {
 			t.Error(err)
 		}
