@@ -35,7 +35,7 @@ fuzz: ## Run every fuzz target FUZZTIME (10000x) times
 	@scripts/fuzz $(FUZZTIME)
 
 .PHONY: mutate
-mutate: ## Break the verifier, the policy and the issuer in each small way and see that a test notices (an hour)
+mutate: ## Break the verifiers, the policy and the issuer in each small way and see that a test notices (two hours)
 	@scripts/mutate
 
 .PHONY: bench

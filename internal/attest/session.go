@@ -79,8 +79,8 @@ func (m *GatewaySessionMemory) Open(_ context.Context, s GatewaySession) error {
 func (m *GatewaySessionMemory) Find(_ context.Context, keyID string) (GatewaySession, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s, ok := m.byID[keyID]
-	if !ok || !m.now().Before(s.Expires) {
+	s := m.byID[keyID]
+	if !m.now().Before(s.Expires) { // as is so of none
 		return GatewaySession{}, fmt.Errorf("%w: there is no gateway session of this key ID, or it has ended", ErrRejected)
 	}
 	return s, nil

@@ -20,7 +20,7 @@ func TestParseSPIFFEID(t *testing.T) {
 		}
 	}
 	for _, id := range []string{
-		"", "spiffe:", "spiffe://", "spiffe:///a", "spiffe://a", "spiffe://a/", "SPIFFE://a/b", "http://a/b", " spiffe://a/b", "spiffe://A/b", "spiffe://a b/c", "spiffe://a:1/b",
+		"", "a/b", "spiffe:", "spiffe://", "spiffe:///a", "spiffe://a", "spiffe://a/", "SPIFFE://a/b", "http://a/b", " spiffe://a/b", "spiffe://A/b", "spiffe://a b/c", "spiffe://a:1/b",
 		"spiffe://u@a/b", "spiffe://a//b", "spiffe://a/b/", "spiffe://a/./b", "spiffe://a/..", "spiffe://a/b%2fc", "spiffe://a/b?c", "spiffe://a/b#c", "spiffe://a/b c", "spiffe://a/b\n",
 		"spiffe://a/é", "spiffe://é/a", "spiffe://a/b*", "spiffe://a/b@c", "spiffe://a/[b", "spiffe://a/b`", "spiffe://a/{", "spiffe://a/b:c",
 		"spiffe://a/" + strings.Repeat("b", 2048-10), "spiffe://" + strings.Repeat("a", 256) + "/b",

@@ -108,8 +108,8 @@ func parse(text string) (*assertion, error) {
 	}
 	a := &assertion{keyID: lines[1], nonce: lines[3], mac: lines[len(lines)-1], headers: map[string]string{}}
 	a.signed = text[:len(text)-len(a.mac)]
-	seconds, err := strconv.ParseUint(lines[2], 10, 40)
-	if err != nil || strconv.FormatUint(seconds, 10) != lines[2] {
+	seconds, _ := strconv.ParseUint(lines[2], 10, 40)
+	if strconv.FormatUint(seconds, 10) != lines[2] { // which is so of whatever it couldn't read
 		return nil, errors.New("the timestamp is no whole number of seconds")
 	}
 	a.at = time.Unix(int64(seconds), 0)
@@ -129,7 +129,11 @@ func parse(text string) (*assertion, error) {
 			return nil, errors.New("an identity header is unknown, there twice or out of order")
 		}
 		last = at
-		if name == attest.GatewayGroups && groups(value) == nil || name != attest.GatewayGroups && !valueForm.MatchString(value) {
+		sound := valueForm.MatchString(value)
+		if name == attest.GatewayGroups {
+			sound = groups(value) != nil
+		}
+		if !sound {
 			return nil, fmt.Errorf("%s is empty, too long or holds other characters than a name has", name)
 		}
 		a.headers[name] = value
