@@ -43,7 +43,7 @@ func parsePrincipal(arn, userID, account string) (*principal, error) {
 	case parts[2] == "iam" && resource[0] == "user" && len(resource) >= 2 && !hasSession:
 		p.kind, p.name = "user", resource[len(resource)-1]
 		p.path = strings.TrimSuffix(parts[5][len("user"):], p.name)
-	case parts[2] == "sts" && resource[0] == "assumed-role" && len(resource) == 3 && hasSession && session == resource[2]:
+	case parts[2] == "sts" && resource[0] == "assumed-role" && len(resource) == 3 && session == resource[2]:
 		p.kind, p.path, p.name, p.session = "role", "/", resource[1], resource[2]
 	default:
 		return nil, errors.New("neither an IAM user nor a session of an assumed role with its unique ID")

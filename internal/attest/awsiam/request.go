@@ -114,8 +114,8 @@ func parseLogin(proof string, configured map[string]*endpoint) (*request, error)
 
 // decodeBase64 takes the canonical form alone (RFC 4648, section 4).
 func decodeBase64(field, text string) (string, error) {
-	data, err := base64.StdEncoding.Strict().DecodeString(text)
-	if err != nil || base64.StdEncoding.EncodeToString(data) != text { // the decoder passes over line ends
+	data, _ := base64.StdEncoding.DecodeString(text)
+	if base64.StdEncoding.EncodeToString(data) != text { // which is so of whatever isn't base64, and of line ends in it
 		return "", errors.New(field + " isn't base64")
 	}
 	return string(data), nil
@@ -255,7 +255,7 @@ func (r *request) parseSignature(credential, signed, signature string) error {
 		return errors.New("the access key ID isn't one")
 	}
 	day, err := time.Parse("20060102", parts[1])
-	if err != nil || len(parts[1]) != 8 {
+	if err != nil {
 		return errors.New("the scope's date isn't YYYYMMDD")
 	}
 	if parts[2] != r.endpoint.region {
@@ -279,8 +279,8 @@ func (r *request) parseSignature(credential, signed, signature string) error {
 
 // parseDate sets the time of signing, which lies in the day of the scope.
 func (r *request) parseDate(text string) error {
-	date, err := time.Parse(dateLayout, text)
-	if err != nil || date.Format(dateLayout) != text {
+	date, _ := time.Parse(dateLayout, text)
+	if date.Format(dateLayout) != text { // which is so of whatever it couldn't read, and of parts of seconds
 		return errors.New("the date isn't YYYYMMDDTHHMMSSZ")
 	}
 	if !date.Truncate(24 * time.Hour).Equal(r.date) {
@@ -297,8 +297,8 @@ func isUniqueID(s string) bool {
 
 // parsePresigned reads a presigned GET, as `aws eks get-token` prints it: base64url of the URL, with no padding.
 func parsePresigned(text string, configured map[string]*endpoint) (*request, error) {
-	data, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || base64.RawURLEncoding.EncodeToString(data) != text {
+	data, _ := base64.RawURLEncoding.DecodeString(text)
+	if base64.RawURLEncoding.EncodeToString(data) != text {
 		return nil, errors.New("the token isn't base64url without padding")
 	}
 	url, query, ok := strings.Cut(string(data), "/?")
@@ -307,6 +307,7 @@ func parsePresigned(text string, configured map[string]*endpoint) (*request, err
 		return nil, errors.New("the URL isn't https://HOST/?QUERY")
 	}
 	r := &request{presigned: true}
+	var err error
 	if r.endpoint, err = endpointOf(host, configured); err != nil {
 		return nil, err
 	}
@@ -326,8 +327,8 @@ func parsePresigned(text string, configured map[string]*endpoint) (*request, err
 	if !slices.Equal(r.signed, []string{"host", headerServerID}) && !slices.Equal(r.signed, []string{"host", headerClusterID}) {
 		return nil, fmt.Errorf("the signed headers aren't host and %s or %s", headerClusterID, headerServerID)
 	}
-	seconds, err := strconv.Atoi(params["X-Amz-Expires"])
-	if err != nil || seconds < 1 || seconds > maxExpires || strconv.Itoa(seconds) != params["X-Amz-Expires"] {
+	seconds, _ := strconv.Atoi(params["X-Amz-Expires"])
+	if seconds < 1 || seconds > maxExpires || strconv.Itoa(seconds) != params["X-Amz-Expires"] {
 		return nil, fmt.Errorf("X-Amz-Expires isn't a number of 1 to %d", maxExpires)
 	}
 	r.expires = time.Duration(seconds) * time.Second

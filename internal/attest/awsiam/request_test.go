@@ -122,6 +122,10 @@ func TestLoginDataThatIsRefused(t *testing.T) {
 			in[field] = strings.Replace(in[field], from, to, 1)
 		}
 	}
+	capitals := func(in map[string]string) {
+		before, signature, _ := strings.Cut(in["headers"], "Signature=")
+		in["headers"] = before + "Signature=F" + signature[1:]
+	}
 	for name, c := range map[string]struct {
 		change func(map[string]string)
 		want   string
@@ -149,6 +153,17 @@ func TestLoginDataThatIsRefused(t *testing.T) {
 		"a forwarded header":            {header("X-Forwarded-For", "1"), "doesn't have"},
 		"a transfer encoding":           {header("Transfer-Encoding", "chunked"), "doesn't have"},
 		"a line break in a value":       {header("User-Agent", `a\r\nX: b`), "printable"},
+		"a value that isn't ASCII":      {header("User-Agent", "é"), "printable"},
+		"a value of two types":          {swap("headers", `["n1"]`, `["n1",1]`), "one value"},
+		"a value in a list that is one": {swap("headers", `["n1"]`, `[1]`), "one value"},
+		"a scope of six parts":          {swap("headers", "/aws4_request", "/aws4_request/x"), "scope isn't"},
+		"a scope of another end":        {swap("headers", "/aws4_request", "/aws5_request"), "scope isn't"},
+		"an access key ID that isn't":   {swap("headers", "Credential=", "Credential=a"), "access key ID"},
+		"a scope's day that isn't":      {swap("headers", s.at.Format("20060102")+"/", "2026x101/"), "isn't YYYYMMDD"},
+		"no space before the headers":   {swap("headers", ", SignedHeaders=", ",SignedHeaders="), "isn't one of AWS4"},
+		"no space before the signature": {swap("headers", ", Signature=", ",Signature="), "isn't one of AWS4"},
+		"a signature in capitals":       {capitals, "64 hexadecimal"},
+		"parts of a second":             {swap("headers", s.at.Format(dateLayout), s.at.Format("20060102T150405")+".5Z"), "isn't YYYYMMDD"},
 		"two values":                    {swap("headers", `["n1"]`, `["n1","n2"]`), "one value"},
 		"no value":                      {swap("headers", `["n1"]`, `[]`), "one value"},
 		"a number":                      {swap("headers", `["n1"]`, `1`), "isn't text"},
@@ -178,6 +193,40 @@ func TestLoginDataThatIsRefused(t *testing.T) {
 		if _, err := parse(encode(t, in), nil); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, expected %q", name, err, c.want)
 		}
+	}
+}
+
+// What signers leave out, or add, is taken as well.
+func TestLoginDataOfOtherSigners(t *testing.T) {
+	s := newSigning()
+	for name, change := range map[string]func(headers string) string{
+		"the host among the headers": func(h string) string { return strings.Replace(h, "{", `{"Host":["sts.eu-west-1.amazonaws.com"],`, 1) },
+		"the length not signed":      func(h string) string { return strings.Replace(h, "SignedHeaders=content-length;", "SignedHeaders=", 1) },
+		"values that are no lists":   func(h string) string { return strings.Replace(h, `["n1"]`, `"n1"`, 1) },
+		"no type": func(h string) string {
+			h = strings.Replace(h, `"Content-Type":["application/x-www-form-urlencoded; charset=utf-8"],`, "", 1)
+			return strings.Replace(h, "content-type;", "", 1)
+		},
+	} {
+		in := s.login(t)
+		changed := change(in["headers"])
+		if changed == in["headers"] {
+			t.Errorf("%s: nothing changed in %s", name, changed)
+		}
+		in["headers"] = changed
+		if _, err := parse(encode(t, in), nil); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	r, err := parse(token(strings.ReplaceAll(s.presign(t), "x-k8s-aws-id", headerServerID)), nil)
+	if err != nil || !slices.Equal(r.signed, []string{"host", headerServerID}) {
+		t.Errorf("presigned with our own header: %v", err)
+	}
+}
+
+func TestEscape(t *testing.T) {
+	if got := escape("AZaz09-._~@[`{/:% "); got != "AZaz09-._~%40%5B%60%7B%2F%3A%25%20" {
+		t.Error(got)
 	}
 }
 
@@ -236,6 +285,18 @@ func TestEncodingsThatAreRefused(t *testing.T) {
 			t.Errorf("%s: taken", name)
 		}
 	}
+	for _, field := range []string{"url", "body", "headers"} {
+		name := "iam_request_" + field
+		broken := strings.Replace(sound, `"`+name+`":"`, `"`+name+`":"!`, 1)
+		if _, err := parse(broken, nil); err == nil || err.Error() != name+" isn't base64" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, text := range map[string]string{"a line end in it": "aHR0\ncHM", "a line end behind it": token(url)[len(presignedPrefix):] + "\n", "bits too many": "YR"} {
+		if _, err := parse(presignedPrefix+text, nil); err == nil || !strings.Contains(err.Error(), "isn't base64url") {
+			t.Errorf("a token with %s: %v", name, err)
+		}
+	}
 }
 
 func TestPresignedRequestsThatAreRefused(t *testing.T) {
@@ -266,6 +327,10 @@ func TestPresignedRequestsThatAreRefused(t *testing.T) {
 		"server ID unsigned":        {"host%3Bx-k8s-aws-id", "host", "signed headers aren't"},
 		"another header signed":     {"x-k8s-aws-id", "x-k8s-aws-ie", "signed headers aren't"},
 		"a token of nothing":        {"X-Amz-Security-Token=planted%2Fsession%2Btoken%3D%3D", "X-Amz-Security-Token=", "empty"},
+		"a parameter without value": {"X-Amz-Expires=60", "X-Amz-Expires", "doesn't have"},
+		"another service":           {"%2Fsts%2F", "%2Fs3%2F", "scope isn't"},
+		"a token that isn't ASCII":  {"X-Amz-Security-Token=planted", "X-Amz-Security-Token=%C3%A9", "not printable"},
+		"expiry beyond all numbers": {"X-Amz-Expires=60", "X-Amz-Expires=99999999999999999999", "isn't a number"},
 		"1990":                      {"X-Amz-Date=20", "X-Amz-Date=19", "day of the scope"},
 	} {
 		changed := strings.Replace(url, c.from, c.to, 1)

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"syscall"
 	"time"
@@ -45,10 +46,7 @@ func newTransport(roots *x509.CertPool, configured map[string]*endpoint) *http.T
 		DisableCompression:     true,
 		ForceAttemptHTTP2:      true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			host, _, err := net.SplitHostPort(address)
-			if err != nil {
-				return nil, err
-			}
+			host, _, _ := net.SplitHostPort(address) // it is one of both
 			if e := configured[host]; e != nil {
 				return any.DialContext(ctx, network, e.address)
 			}
@@ -60,10 +58,7 @@ func newTransport(roots *x509.CertPool, configured map[string]*endpoint) *http.T
 var errPrivate = errors.New("the name of an AWS endpoint leads to an address that isn't public")
 
 func refusePrivate(_ context.Context, _, address string, _ syscall.RawConn) error {
-	at, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return err
-	}
+	at, _ := netip.ParseAddrPort(address) // what isn't one is not public
 	ip := at.Addr().Unmap()
 	shared := netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
 	if !ip.IsGlobalUnicast() || ip.IsPrivate() || shared.Contains(ip) {
@@ -74,10 +69,10 @@ func refusePrivate(_ context.Context, _, address string, _ syscall.RawConn) erro
 
 // build makes the request from constants and the checked parts.
 func (r *request) build(ctx context.Context, serverID string) (*http.Request, error) {
-	url := "https://" + r.endpoint.host + "/"
+	base := "https://" + r.endpoint.host + "/"
 	scope := r.accessKeyID + "/" + r.date.Format("20060102") + "/" + r.endpoint.region + "/sts/aws4_request"
 	if !r.presigned {
-		out, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(postBody))
+		out, err := http.NewRequestWithContext(ctx, http.MethodPost, base, strings.NewReader(postBody))
 		if err != nil {
 			return nil, err
 		}
@@ -101,7 +96,7 @@ func (r *request) build(ctx context.Context, serverID string) (*http.Request, er
 		query += "&X-Amz-Security-Token=" + escape(r.token)
 	}
 	query += "&X-Amz-SignedHeaders=" + escape(strings.Join(r.signed, ";")) + "&X-Amz-Signature=" + r.signature
-	out, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"?"+query, http.NoBody)
+	out, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"?"+query, http.NoBody)
 	if err != nil {
 		return nil, err
 	}
@@ -126,9 +121,6 @@ func (v *Verifier) ask(ctx context.Context, r *request) (*principal, error) {
 		if !again {
 			return p, err
 		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
 		last = err
 	}
 	return nil, fmt.Errorf("%w: %w", attest.ErrUnavailable, last)
@@ -138,9 +130,9 @@ func (v *Verifier) ask(ctx context.Context, r *request) (*principal, error) {
 func (v *Verifier) askOnce(ctx context.Context, r *request) (p *principal, again bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	req, err := r.build(ctx, v.config.ServerID)
-	if err != nil {
-		return nil, false, fmt.Errorf("%w: %w", attest.ErrMalformed, err)
+	req, buildErr := r.build(ctx, v.config.ServerID)
+	if buildErr != nil {
+		return nil, false, fmt.Errorf("%w: %w", attest.ErrMalformed, buildErr)
 	}
 	resp, err := v.client.Do(req)
 	if err != nil {
@@ -177,19 +169,12 @@ func (v *Verifier) askOnce(ctx context.Context, r *request) (p *principal, again
 	return p, false, nil
 }
 
-// withoutURL is an error of net/http without the URL, which may hold a presigned request.
-func withoutURL(err error) string {
-	for {
-		inner := errors.Unwrap(err)
-		if inner == nil || !strings.Contains(err.Error(), "https://") {
-			break
-		}
-		err = inner
+// withoutURL drops what net/http puts around an error, which repeats the URL, and so a presigned request.
+func withoutURL(err error) error {
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
+		return wrapped.Err
 	}
-	if text := err.Error(); !strings.Contains(text, "https://") && len(text) <= 256 {
-		return text
-	}
-	return "no answer"
+	return err
 }
 
 // errorCode is the Code of an ErrorResponse, if it looks like one; it is for the log.

@@ -39,6 +39,11 @@ func TestAnswersThatAreRefused(t *testing.T) {
 		"two ARNs":                    {"<Arn>", "<Arn>arn:aws:iam::123456789012:user/admin</Arn><Arn>", "twice"},
 		"an empty ARN":                {"arn:aws:sts::123456789012:assumed-role/reports/i-0123456789", "", "lacks"},
 		"no account":                  {"<Account>123456789012</Account>", "", "lacks"},
+		"no user ID":                  {"<UserId>AROA1234567890EXAMPLE:i-0123456789</UserId>", "", "lacks"},
+		"an attribute at the root":    {"<GetCallerIdentityResponse ", `<GetCallerIdentityResponse a="https://sts.amazonaws.com/doc/2011-06-15/" `, "attribute"},
+		"a namespace said again":      {"<Arn>", `<Arn xmlns="https://sts.amazonaws.com/doc/2011-06-15/">`, "attribute"},
+		"an instruction first":        {"<GetCallerIdentityResponse ", `<?php x?><GetCallerIdentityResponse `, "processing"},
+		"a declaration inside":        {"<Arn>", "<?xml version=\"1.0\"?><Arn>", "processing"},
 		"another namespace":           {"doc/2011-06-15/", "doc/2011-06-16/", "attribute"},
 		"no namespace":                {` xmlns="https://sts.amazonaws.com/doc/2011-06-15/"`, "", "namespace"},
 		"another root":                {"GetCallerIdentityResponse", "AssumeRoleWithWebIdentityResponse", "doesn't belong"},
@@ -68,6 +73,20 @@ func TestAnswersThatAreRefused(t *testing.T) {
 	}
 }
 
+func TestErrorCode(t *testing.T) {
+	code := func(s string) string {
+		return "<ErrorResponse><Error><Type>Sender</Type><Code>" + s + "</Code></Error></ErrorResponse>"
+	}
+	for body, want := range map[string]string{
+		code("ExpiredToken"): "ExpiredToken", code(strings.Repeat("a", 64)): strings.Repeat("a", 64), code(strings.Repeat("a", 65)): "", code("a b"): "", code("a1"): "",
+		"": "", "no": "", strings.TrimSuffix(code("ExpiredToken"), "</ErrorResponse>"): "",
+	} {
+		if got := errorCode([]byte(body)); got != want {
+			t.Errorf("%s: %q", body, got)
+		}
+	}
+}
+
 func TestParsePrincipal(t *testing.T) {
 	const account, user, role = "123456789012", "AIDA1234567890EXAMPLE", "AROA1234567890EXAMPLE"
 	for _, c := range []struct {
@@ -91,6 +110,12 @@ func TestParsePrincipal(t *testing.T) {
 		"an assumed role of four":      {"arn:aws:sts::123456789012:assumed-role/reports/s/t", role + ":s/t", account},
 		"an assumed role of IAM":       {"arn:aws:iam::123456789012:assumed-role/reports/s", role + ":s", account},
 		"a user of STS":                {"arn:aws:sts::123456789012:user/alice", user, account},
+		"a role of STS":                {"arn:aws:sts::123456789012:role/reports/s", role + ":s", account},
+		"a space in the name":          {"arn:aws:iam::123456789012:user/a b", user, account},
+		"a control in the name":        {"arn:aws:iam::123456789012:user/a\x1fb", user, account},
+		"a name that isn't ASCII":      {"arn:aws:iam::123456789012:user/é", user, account},
+		"a question mark in the name":  {"arn:aws:iam::123456789012:user/a?", user, account},
+		"a name of 513 bytes":          {"arn:aws:iam::123456789012:user/" + strings.Repeat("a", 513), user, account},
 		"a role itself":                {"arn:aws:iam::123456789012:role/reports", role, account},
 		"another account":              {"arn:aws:iam::210987654321:user/alice", user, account},
 		"a short account":              {"arn:aws:iam::12345678901:user/alice", user, "12345678901"},

@@ -298,8 +298,15 @@ func TestAnswersOfSTS(t *testing.T) {
 		"a refusal":                  {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 403, "ExpiredToken") }, attest.ErrRejected, "ExpiredToken", 1},
 		"a refusal in hostile words": {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 403, "&#10;forged line") }, attest.ErrRejected, "403 ", 1},
 		"throttling":                 {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 400, "Throttling") }, attest.ErrUnavailable, "Throttling", tries},
-		"too many requests":          {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 429, "Other") }, attest.ErrUnavailable, "429", tries},
-		"a failure":                  {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 503, "ServiceUnavailable") }, attest.ErrUnavailable, "503", tries},
+		"throttling, in other words": {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 400, "ThrottlingException") }, attest.ErrUnavailable, "ThrottlingException", tries},
+		"throttling of an account":   {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 400, "RequestLimitExceeded") }, attest.ErrUnavailable, "RequestLimitExceeded", tries},
+		"an answer that breaks off": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/xml")
+			w.Header().Set("Content-Length", "100000")
+			fmt.Fprint(w, soundAnswer)
+		}, attest.ErrUnavailable, "breaks off", tries},
+		"too many requests": {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 429, "Other") }, attest.ErrUnavailable, "429", tries},
+		"a failure":         {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 503, "ServiceUnavailable") }, attest.ErrUnavailable, "503", tries},
 		"another success": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/xml")
 			w.WriteHeader(http.StatusNonAuthoritativeInfo)
@@ -341,6 +348,18 @@ func TestSTSIsTriedAgain(t *testing.T) {
 		brokertest.GetCallerIdentityAnswer(w, role)
 	})
 	if _, err := f.verify(t, encode(t, newSigning().login(t))); err != nil {
+		t.Error(err)
+	}
+}
+
+// What can't be sent is said without what would have been.
+func TestAnSTSThatIsAwayIsNamedWithoutTheRequest(t *testing.T) {
+	f := newFixture(t)
+	f.sts.Answer(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	proof := newSigning().presign(t)
+	_, err := f.verify(t, token(proof))
+	if !errors.Is(err, attest.ErrUnavailable) || !strings.Contains(err.Error(), "sts.eu-west-1.amazonaws.com can't be reached: ") ||
+		strings.Contains(err.Error(), "Signature") || strings.Contains(err.Error(), "https://") {
 		t.Error(err)
 	}
 }
@@ -405,5 +424,11 @@ func BenchmarkVerify(b *testing.B) {
 			b.Fatal(err)
 		}
 		_ = r.name()
+	}
+	for id, ok := range map[string]bool{strings.Repeat("a", 255): true, strings.Repeat("a", 256): false, "": false, " a": false} {
+		_, err := New(Config{ServerID: id, Skew: time.Second, Accounts: []string{"123456789012"}, Replay: brokenReplay{}})
+		if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "server_id: ") {
+			t.Errorf("a server ID of %d bytes: %v", len(id), err)
+		}
 	}
 }
