@@ -409,6 +409,16 @@ func TestNewTellsEveryFault(t *testing.T) {
 	if err == nil || strings.Count(err.Error(), "\n") != 3 {
 		t.Errorf("got %v", err)
 	}
+	for id, ok := range map[string]bool{strings.Repeat("a", 255): true, strings.Repeat("a", 256): false, "": false, " a": false} {
+		_, err := New(Config{ServerID: id, Skew: time.Second, Accounts: []string{"123456789012"}, Replay: brokenReplay{}})
+		if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "server_id: ") {
+			t.Errorf("a server ID of %d bytes: %v", len(id), err)
+		}
+	}
+	v, err := New(Config{ServerID: "a", Skew: time.Second, Accounts: []string{"123456789012"}, Replay: brokenReplay{}, Endpoints: []Endpoint{{Host: "vpce.example", Partition: "aws", Region: "r"}}})
+	if err != nil || v.configured["vpce.example"].address != "vpce.example:443" {
+		t.Errorf("an endpoint without an address: %v", err)
+	}
 }
 
 func BenchmarkVerify(b *testing.B) {
@@ -424,11 +434,5 @@ func BenchmarkVerify(b *testing.B) {
 			b.Fatal(err)
 		}
 		_ = r.name()
-	}
-	for id, ok := range map[string]bool{strings.Repeat("a", 255): true, strings.Repeat("a", 256): false, "": false, " a": false} {
-		_, err := New(Config{ServerID: id, Skew: time.Second, Accounts: []string{"123456789012"}, Replay: brokenReplay{}})
-		if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "server_id: ") {
-			t.Errorf("a server ID of %d bytes: %v", len(id), err)
-		}
 	}
 }
