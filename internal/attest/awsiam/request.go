@@ -1,11 +1,13 @@
 package awsiam
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -114,8 +116,8 @@ func parseLogin(proof string, configured map[string]*endpoint) (*request, error)
 
 // decodeBase64 takes the canonical form alone (RFC 4648, section 4).
 func decodeBase64(field, text string) (string, error) {
-	data, _ := base64.StdEncoding.DecodeString(text)
-	if base64.StdEncoding.EncodeToString(data) != text { // which is so of whatever isn't base64, and of line ends in it
+	data, err := base64.StdEncoding.Strict().DecodeString(text)
+	if err != nil || strings.ContainsAny(text, "\r\n") { // which the decoder passes over
 		return "", errors.New(field + " isn't base64")
 	}
 	return string(data), nil
@@ -131,50 +133,91 @@ func endpointOf(host string, configured map[string]*endpoint) (*endpoint, error)
 	return nil, errors.New("the host is no STS endpoint that is known")
 }
 
-// allowed are the headers that a signed request may have. Those that aren't signed are left out of what is sent.
-var allowed = []string{
-	"accept", "accept-encoding", "amz-sdk-invocation-id", "amz-sdk-request", "authorization", "connection", "content-length", "content-type",
-	"host", "user-agent", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token", "x-amz-user-agent",
-	headerNonce, headerServerID, headerVaultServerID,
-}
+// allowed are the headers that a signed request may have, by their names in lower case and as they are sent. Those that aren't signed are
+// left out of what is sent.
+var allowed = func() map[string]string {
+	out := map[string]string{}
+	for _, name := range []string{
+		"accept", "accept-encoding", "amz-sdk-invocation-id", "amz-sdk-request", "authorization", "connection", "content-length", "content-type",
+		"host", "user-agent", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token", "x-amz-user-agent",
+		headerNonce, headerServerID, headerVaultServerID,
+	} {
+		out[name] = http.CanonicalHeaderKey(name)
+	}
+	return out
+}()
+
+// spelled are allowed's names in lower case, by the spellings that signers use.
+var spelled = func() map[string]string {
+	out := map[string]string{}
+	for lower, sent := range allowed {
+		out[lower], out[sent] = lower, lower
+	}
+	return out
+}()
 
 // neverSigned are those of allowed that no signer signs.
 var neverSigned = []string{"accept", "authorization", "connection", "user-agent"}
 
 // parseHeaders reads a JSON object of headers, each with one text or a list of one. Names come out in lower case, each once.
 func parseHeaders(text string) (map[string]string, error) {
-	var in map[string]jsontext.Value
-	if err := json.Unmarshal([]byte(text), &in); err != nil {
-		return nil, errors.New("iam_request_headers isn't a JSON object")
+	dec := jsontext.NewDecoder(bytes.NewBufferString(text))
+	if start, err := dec.ReadToken(); err != nil || start.Kind() != '{' {
+		return nil, errNoHeaders
 	}
-	out := make(map[string]string, len(in))
-	for name, value := range in {
-		lower := strings.ToLower(name)
-		if !slices.Contains(allowed, lower) {
-			return nil, errors.New("a header that a signed GetCallerIdentity doesn't have")
+	out := make(map[string]string, len(allowed))
+	for dec.PeekKind() == '"' {
+		token, err := dec.ReadToken()
+		if err != nil { // the same name twice
+			return nil, errNoHeaders
+		}
+		name := token.String()
+		lower, known := spelled[name]
+		if !known {
+			lower = strings.ToLower(name)
+			if _, known = allowed[lower]; !known {
+				return nil, errors.New("a header that a signed GetCallerIdentity doesn't have")
+			}
 		}
 		if _, twice := out[lower]; twice {
 			return nil, fmt.Errorf("the header %s is there twice", lower)
 		}
-		var text string
-		switch value.Kind() {
-		case '"':
-			_ = json.Unmarshal(value, &text) // it was decoded before
-		case '[':
-			var list []string
-			if err := json.Unmarshal(value, &list); err != nil || len(list) != 1 {
-				return nil, fmt.Errorf("the header %s hasn't one value", lower)
-			}
-			text = list[0]
-		default:
-			return nil, fmt.Errorf("the header %s isn't text", lower)
+		value, ok := oneText(dec)
+		if !ok {
+			return nil, fmt.Errorf("the header %s hasn't one value that is text", lower)
 		}
-		if !printable(text) {
+		if !printable(value) {
 			return nil, fmt.Errorf("the header %s holds something else than printable ASCII, or spaces at an end", lower)
 		}
-		out[lower] = text
+		out[lower] = value
+	}
+	if end, err := dec.ReadToken(); err != nil || end.Kind() != '}' {
+		return nil, errNoHeaders
+	}
+	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return nil, errNoHeaders
 	}
 	return out, nil
+}
+
+var errNoHeaders = errors.New("iam_request_headers isn't a JSON object")
+
+// oneText reads a text, or a list of one.
+func oneText(dec *jsontext.Decoder) (text string, ok bool) {
+	list := dec.PeekKind() == '['
+	if list {
+		_, _ = dec.ReadToken() // it was seen
+	}
+	token, err := dec.ReadToken()
+	if err != nil || token.Kind() != '"' {
+		return "", false
+	}
+	text = token.String()
+	if list {
+		end, err := dec.ReadToken()
+		return text, err == nil && end.Kind() == ']'
+	}
+	return text, true
 }
 
 // printable says that a header value is sent as it is signed: printable ASCII, single spaces, none at the ends.
@@ -237,9 +280,9 @@ func (r *request) fromHeaders(given map[string]string) error {
 // (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html), with its scope's date for parseDate.
 func (r *request) parseAuthorization(header string) error {
 	rest, ok := strings.CutPrefix(header, "AWS4-HMAC-SHA256 Credential=")
-	credential, rest, ok2 := strings.Cut(rest, ", SignedHeaders=")
-	signed, signature, ok3 := strings.Cut(rest, ", Signature=")
-	if !ok || !ok2 || !ok3 {
+	credential, rest, _ := strings.Cut(rest, ", SignedHeaders=")
+	signed, signature, whole := strings.Cut(rest, ", Signature=") // which isn't there if what is before it wasn't
+	if !ok || !whole {
 		return errors.New("the header authorization isn't one of AWS4-HMAC-SHA256")
 	}
 	return r.parseSignature(credential, signed, signature)

@@ -78,7 +78,7 @@ func (r *request) build(ctx context.Context, serverID string) (*http.Request, er
 		}
 		for name, value := range r.headers {
 			if name != "content-length" { // net/http sets it
-				out.Header.Set(name, value)
+				out.Header[allowed[name]] = []string{value}
 			}
 		}
 		out.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -170,11 +170,11 @@ func (v *Verifier) askOnce(ctx context.Context, r *request) (p *principal, again
 }
 
 // withoutURL drops what net/http puts around an error, which repeats the URL, and so a presigned request.
-func withoutURL(err error) error {
+func withoutURL(err error) string {
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
-		return wrapped.Err
+		return wrapped.Err.Error()
 	}
-	return err
+	return err.Error()
 }
 
 // errorCode is the Code of an ErrorResponse, if it looks like one; it is for the log.
