@@ -262,7 +262,7 @@ func TestEachPlatformsIdentityToObject(t *testing.T) {
 	for _, want := range []string{
 		`"kind":"gcp","issuer":"https://accounts.google.com","tenant":"123456789012"`, `"kind":"azure"`, `"kind":"aws"`, `"kind":"kubernetes"`, `"kind":"x509","issuer":"corp"`,
 		`"actor":{"kind":"spiffe","issuer":"spiffe://prod.example","subject":"spiffe://prod.example/workload"`, `"actor_proof_kind":"x509"`, `"proof_kind":"x509"`,
-		`"event":"open_gateway_session"`, `"kind":"kong","issuer":"spiffe://prod.example/workload","subject":"5b6ad3e2"`, `"proof_kind":"gateway"`,
+		`"event":"open_gateway_session"`, `"kind":"kong","issuer":"spiffe://prod.example/workload","tenant":"spiffe://prod.example","subject":"5b6ad3e2"`, `"proof_kind":"gateway"`,
 	} {
 		if !strings.Contains(audit, want) {
 			t.Errorf("the audit log lacks %s", want)

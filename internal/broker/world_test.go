@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -108,6 +109,20 @@ func (l *log) Record(_ context.Context, e audit.Entry) error {
 	}
 	l.entries = append(l.entries, e)
 	return nil
+}
+
+// lastOf is the last entry of an event.
+func (l *log) lastOf(t *testing.T, event string) audit.Entry {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range slices.Backward(l.entries) {
+		if e.Event == event {
+			return e
+		}
+	}
+	t.Fatalf("no %s was audited", event)
+	return audit.Entry{}
 }
 
 func (l *log) last(t *testing.T) audit.Entry {

@@ -141,8 +141,8 @@ func parse(text string) (*assertion, error) {
 	return a, nil
 }
 
-// Verify implements attest.Verifier for attest.KindGateway: Kind is attest.KindKong, Issuer the gateway's subject, Subject the
-// consumer's ID, Actor the gateway, Expires the session's end. Attributes are consumer_username, consumer_custom_id, credential_id and
+// Verify implements attest.Verifier for attest.KindGateway: Kind is attest.KindKong, Issuer the gateway's subject, Tenant its
+// issuer, Subject the consumer's ID, Actor the gateway, Expires the session's end. Attributes are consumer_username, consumer_custom_id, credential_id and
 // groups.
 func (v *Verifier) Verify(ctx context.Context, p attest.Proof) (attest.Identity, error) {
 	if p.Kind != attest.KindGateway {
@@ -195,7 +195,7 @@ func (a *assertion) identity(s attest.GatewaySession) (attest.Identity, error) {
 	actor := s.Gateway
 	actor.Expires = s.Expires
 	id := attest.Identity{
-		Kind: attest.KindKong, Issuer: s.Gateway.Subject, Subject: consumer, Expires: s.Expires, Actor: &actor,
+		Kind: attest.KindKong, Issuer: s.Gateway.Subject, Tenant: s.Gateway.Issuer, Subject: consumer, Expires: s.Expires, Actor: &actor,
 		Attrs: map[string][]string{"credential_id": {credential}},
 	}
 	for attr, header := range map[string]string{"consumer_username": attest.GatewayUsername, "consumer_custom_id": attest.GatewayCustomID} {

@@ -75,7 +75,7 @@ func TestAGatewaysWordBecomesAConsumer(t *testing.T) {
 	v, _ := newVerifier(t)
 	got, err := v.Verify(t.Context(), newWord("x-consumer-id:5b6a", "x-consumer-custom-id:42", "x-consumer-username:reports@corp", "x-credential-identifier:key-1", "x-authenticated-groups:a, b,c").proof())
 	want := attest.Identity{
-		Kind: attest.KindKong, Issuer: "spiffe://prod/kong", Subject: "5b6a", Expires: now.Add(time.Hour),
+		Kind: attest.KindKong, Issuer: "spiffe://prod/kong", Tenant: "spiffe://prod", Subject: "5b6a", Expires: now.Add(time.Hour),
 		Attrs: map[string][]string{"credential_id": {"key-1"}, "consumer_custom_id": {"42"}, "consumer_username": {"reports@corp"}, "groups": {"a", "b", "c"}},
 		Actor: &attest.Identity{Kind: attest.KindSPIFFE, Issuer: "spiffe://prod", Subject: "spiffe://prod/kong", Expires: now.Add(time.Hour)},
 	}

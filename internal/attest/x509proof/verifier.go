@@ -9,6 +9,7 @@ import (
 	"context"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -116,10 +117,11 @@ func (v *Verifier) Verify(ctx context.Context, p attest.Proof) (attest.Identity,
 // svid verifies an X.509-SVID (https://spiffe.io/docs/latest/spiffe-specs/x509-svid, section 5).
 func (v *Verifier) svid(ctx context.Context, certs []*x509.Certificate) (attest.Identity, error) {
 	leaf := certs[0]
-	if len(leaf.URIs) != 1 {
-		return attest.Identity{}, fmt.Errorf("%w: SPIFFE ID beside %d other URIs", attest.ErrRejected, len(leaf.URIs)-1)
+	ids := uris(leaf)
+	if len(ids) != 1 {
+		return attest.Identity{}, fmt.Errorf("%w: SPIFFE ID beside %d other URIs", attest.ErrRejected, len(ids)-1)
 	}
-	id := leaf.URIs[0].String()
+	id := ids[0]
 	trustDomain, path, err := attest.ParseSPIFFEID(id)
 	if err != nil {
 		return attest.Identity{}, fmt.Errorf("%w: %w", attest.ErrRejected, err)
@@ -144,6 +146,35 @@ var svidPaths = map[string]bool{"path": true}
 func isSVID(leaf *x509.Certificate) bool {
 	return slices.ContainsFunc(leaf.URIs, func(u *url.URL) bool { return strings.EqualFold(u.Scheme, "spiffe") })
 }
+
+// uris are the certificate's URIs as they were written: crypto/x509 has them parsed, which loses the case of a scheme and an empty
+// fragment, and what was signed is the text.
+func uris(leaf *x509.Certificate) []string {
+	var out []string
+	for _, e := range leaf.Extensions {
+		if !e.Id.Equal(subjectAltName) {
+			continue
+		}
+		var names asn1.RawValue
+		_, _ = asn1.Unmarshal(e.Value, &names) // crypto/x509 has read it before
+		for rest := names.Bytes; len(rest) > 0; {
+			var name asn1.RawValue
+			var err error
+			if rest, err = asn1.Unmarshal(rest, &name); err != nil {
+				break
+			}
+			if name.Class == asn1.ClassContextSpecific && name.Tag == uriName {
+				out = append(out, string(name.Bytes))
+			}
+		}
+	}
+	return out
+}
+
+// RFC 5280, section 4.2.1.6.
+var subjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+
+const uriName = 6
 
 // checkLeaf checks what a certificate has to be like to be a client's, whoever issued it.
 func checkLeaf(leaf *x509.Certificate) error {
@@ -175,8 +206,8 @@ func names(leaf *x509.Certificate) map[string][]string {
 	for _, name := range leaf.DNSNames {
 		out["dns_names"] = append(out["dns_names"], strings.ToLower(name))
 	}
-	for _, u := range leaf.URIs {
-		out["uris"] = append(out["uris"], u.String())
+	if texts := uris(leaf); len(texts) > 0 {
+		out["uris"] = texts
 	}
 	if len(leaf.EmailAddresses) > 0 {
 		out["email_addresses"] = leaf.EmailAddresses

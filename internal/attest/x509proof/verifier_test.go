@@ -304,6 +304,18 @@ func TestSVIDs(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%v\ngot  %+v\nwant %+v", err, got, want)
 	}
+	raw := func(uri string) *x509.Certificate { // as nobody's library writes it
+		der, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(uri)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return svid(t, prod, "spiffe://prod.example/a", func(c *x509.Certificate) {
+			c.URIs, c.ExtraExtensions = nil, []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: der}}
+		})
+	}
+	if _, err := v.Verify(context.Background(), proof(raw("spiffe://prod.example/a"))); err != nil {
+		t.Error(err)
+	}
 	if _, err := v.Verify(context.Background(), proof(svid(t, prod, "spiffe://prod.example/a", func(c *x509.Certificate) { c.ExtKeyUsage = nil }))); err != nil {
 		t.Errorf("an SVID needs no extended key usage: %v", err)
 	}
@@ -311,6 +323,9 @@ func TestSVIDs(t *testing.T) {
 		cert *x509.Certificate
 		want string
 	}{
+		"a scheme in capitals":          {raw("SPIFFE://prod.example/a"), "doesn't begin with spiffe://"},
+		"an empty fragment":             {raw("spiffe://prod.example/a#"), "something else than"},
+		"an empty query":                {raw("spiffe://prod.example/a?"), "something else than"},
 		"another domain's authority":    {svid(t, dev, "spiffe://prod.example/a", nil), "leads to no root"},
 		"another authority altogether":  {svid(t, corp, "spiffe://prod.example/a", nil), "leads to no root"},
 		"an unknown domain":             {svid(t, prod, "spiffe://prod.example.evil/a", nil), "is not configured"},
