@@ -190,7 +190,7 @@ func TestAWSIdentityToObject(t *testing.T) {
 			t.Errorf("the audit log has a secret: %s", line)
 		}
 	}
-	if !strings.Contains(strings.Join(w.Audit(), "\n"), `"subject":"AROA1234567890EXAMPLE"`) {
+	if !strings.Contains(strings.Join(w.Audit(), "\n"), `"subject":"AROA1234567890EXAMPLE","session":"i-0123456789"`) {
 		t.Errorf("the audit log doesn't say who: %s", w.Audit())
 	}
 }

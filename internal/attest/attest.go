@@ -74,6 +74,9 @@ type Identity struct {
 	Tenant string
 	// Subject is unique and never reassigned within (Kind, Issuer, Tenant).
 	Subject string
+	// Session is a name that the subject chose for this use of it (an AWS role's session). It is for the audit log alone: rules don't see
+	// it, and credentials don't depend on it.
+	Session string
 	// Attrs are further facts from the proof, by configured name, each with one value or more.
 	Attrs map[string][]string
 	// PathAttrs names the attributes whose values are paths, in which "/" separates segments.

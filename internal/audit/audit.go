@@ -15,6 +15,7 @@
 //	  issuer             required: who vouches for the subject
 //	  tenant             separates subjects of one issuer
 //	  subject            required
+//	  session            a name that the subject chose for this use of it
 //	  attrs              name → list of strings, by name: what the rules saw, groups for instance
 //	  actor              who acts for the subject; an identity again
 //	proof_kind         required

@@ -70,6 +70,7 @@ func (enc *encoder) identity(id *attest.Identity, actors int) {
 	enc.field("issuer", id.Issuer)
 	enc.optional("tenant", id.Tenant)
 	enc.field("subject", id.Subject)
+	enc.optional("session", id.Session)
 	if len(id.Attrs) > 0 {
 		enc.key("attrs")
 		enc.attributes(id.Attrs)

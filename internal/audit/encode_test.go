@@ -18,7 +18,7 @@ var sample = Entry{
 	Time: time.Date(2026, 11, 22, 13, 0, 0, 123456789, time.FixedZone("", 3600)), Event: "issue_credentials", Decision: Allowed,
 	RequestID: "r1", KongRequestID: "k1", TraceParent: "00-a-b-01",
 	Identity: &attest.Identity{
-		Kind: attest.KindOIDC, Issuer: "https://idp", Tenant: "t", Subject: "alice", Attrs: map[string][]string{"groups": {"b", "a"}, "dept": {"x"}},
+		Kind: attest.KindOIDC, Issuer: "https://idp", Tenant: "t", Subject: "alice", Session: "laptop", Attrs: map[string][]string{"groups": {"b", "a"}, "dept": {"x"}},
 		Actor: &attest.Identity{Kind: attest.KindOIDC, Issuer: "https://idp", Subject: "gateway"},
 	},
 	ProofKind: attest.KindJWT, ProofFingerprint: "fp", Role: "reports", Rule: "broker.yaml:4", RuleSet: "v1",
@@ -27,7 +27,7 @@ var sample = Entry{
 
 func TestEntryIsThisLine(t *testing.T) {
 	const want = `{"time":"2026-11-22T12:00:00.123456Z","event":"issue_credentials","decision":"allowed","request_id":"r1","kong_request_id":"k1",` +
-		`"traceparent":"00-a-b-01","identity":{"kind":"oidc","issuer":"https://idp","tenant":"t","subject":"alice","attrs":{"dept":["x"],"groups":["b","a"]},` +
+		`"traceparent":"00-a-b-01","identity":{"kind":"oidc","issuer":"https://idp","tenant":"t","subject":"alice","session":"laptop","attrs":{"dept":["x"],"groups":["b","a"]},` +
 		`"actor":{"kind":"oidc","issuer":"https://idp","subject":"gateway"}},"proof_kind":"jwt","proof_fingerprint":"fp","role":"reports",` +
 		`"rule":"broker.yaml:4","rule_set":"v1","access_key_id":"AK","expires":"2026-11-22T12:15:00.000000Z","result":"mint","source_address":"10.0.0.1","latency_us":1500}` + "\n"
 	if got := string(appendEntry(nil, &sample)); got != want {

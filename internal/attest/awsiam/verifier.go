@@ -175,7 +175,7 @@ var pathAttrs = map[string]bool{"path": true}
 
 func (p *principal) identity(r *request) attest.Identity {
 	id := attest.Identity{
-		Kind: attest.KindAWS, Issuer: p.partition, Tenant: p.account, Subject: p.uniqueID, Expires: r.date.Add(maxAge),
+		Kind: attest.KindAWS, Issuer: p.partition, Tenant: p.account, Subject: p.uniqueID, Session: p.session, Expires: r.date.Add(maxAge),
 		Attrs: map[string][]string{"account": {p.account}, "partition": {p.partition}, "arn": {p.arn()}, "type": {p.kind}, p.kind: {p.name}},
 	}
 	if p.kind == "user" { // a role's isn't known

@@ -73,7 +73,7 @@ func TestARoleProvesItself(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if id.Kind != "aws" || id.Issuer != "aws" || id.Tenant != "123456789012" || id.Subject != "AROA1234567890EXAMPLE" || !id.Expires.Equal(s.at.Add(5*time.Minute)) {
+		if id.Kind != "aws" || id.Issuer != "aws" || id.Tenant != "123456789012" || id.Subject != "AROA1234567890EXAMPLE" || id.Session != "i-0123456789" || !id.Expires.Equal(s.at.Add(5*time.Minute)) {
 			t.Errorf("%s: %+v", name, id)
 		}
 		if got := fmt.Sprint(id.Attrs); got != "map[account:[123456789012] arn:[arn:aws:iam::123456789012:role/reports] partition:[aws] role:[reports] type:[role]]" {
