@@ -151,7 +151,7 @@ func (a *authority) open() error {
 			return nil, err
 		}
 		bundle, ok := bundles.Get(trustDomain)
-		if !ok || len(bundle.X509Authorities()) == 0 {
+		if !ok {
 			return nil, fmt.Errorf("the Workload API has no bundle of %s", c.TrustDomain)
 		}
 		return poolOf(bundle.X509Authorities()), nil
