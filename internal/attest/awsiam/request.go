@@ -189,7 +189,7 @@ func parseHeaders(text string) (map[string]string, error) {
 		}
 		out[lower] = value
 	}
-	if end, err := dec.ReadToken(); err != nil || end.Kind() != '}' {
+	if end, _ := dec.ReadToken(); end.Kind() != '}' { // nor is what can't be read
 		return nil, errNoHeaders
 	}
 	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
@@ -206,14 +206,14 @@ func oneText(dec *jsontext.Decoder) (text string, ok bool) {
 	if list {
 		_, _ = dec.ReadToken() // it was seen
 	}
-	token, err := dec.ReadToken()
-	if err != nil || token.Kind() != '"' {
+	token, _ := dec.ReadToken()
+	if token.Kind() != '"' { // nor is what can't be read
 		return "", false
 	}
 	text = token.String()
 	if list {
-		end, err := dec.ReadToken()
-		return text, err == nil && end.Kind() == ']'
+		end, _ := dec.ReadToken()
+		return text, end.Kind() == ']'
 	}
 	return text, true
 }

@@ -224,6 +224,21 @@ func TestLoginDataOfOtherSigners(t *testing.T) {
 	}
 }
 
+func TestHeadersThatAreNoObject(t *testing.T) {
+	for _, text := range []string{
+		"", "null", `"Host"`, `["Host","sts.amazonaws.com"]`, `{"Host":["a"]`, `{"Host":["a"]}{}`, `{"Host":["a"]} x`, `{"Host":["a"],"Host":["b"]}`, `{"Host":["a"],}`, `{"Host":["a"],1}`, "{",
+	} {
+		if got, err := parseHeaders(text); err == nil || err.Error() != "iam_request_headers isn't a JSON object" {
+			t.Errorf("%s: %v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{`{"Host":`, `{"Host":[`, `{"Host":["a"`, `{"Host":["a","b"]}`, `{"Host":null}`, `{"Host":[null]}`, `{"Host":[["a"]]}`, `{"Host":{"a":"b"}}`, `{"Host":[]}`} {
+		if got, err := parseHeaders(text); err == nil || !strings.Contains(err.Error(), "hasn't one value that is text") {
+			t.Errorf("%s: %v, %v", text, got, err)
+		}
+	}
+}
+
 func TestEscape(t *testing.T) {
 	if got := escape("AZaz09-._~@[`{/:% "); got != "AZaz09-._~%40%5B%60%7B%2F%3A%25%20" {
 		t.Error(got)

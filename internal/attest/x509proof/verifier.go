@@ -159,10 +159,7 @@ func uris(leaf *x509.Certificate) []string {
 		_, _ = asn1.Unmarshal(e.Value, &names) // crypto/x509 has read it before
 		for rest := names.Bytes; len(rest) > 0; {
 			var name asn1.RawValue
-			var err error
-			if rest, err = asn1.Unmarshal(rest, &name); err != nil {
-				break
-			}
+			rest, _ = asn1.Unmarshal(rest, &name)
 			if name.Class == asn1.ClassContextSpecific && name.Tag == uriName {
 				out = append(out, string(name.Bytes))
 			}

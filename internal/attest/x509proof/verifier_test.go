@@ -316,6 +316,23 @@ func TestSVIDs(t *testing.T) {
 	if _, err := v.Verify(context.Background(), proof(raw("spiffe://prod.example/a"))); err != nil {
 		t.Error(err)
 	}
+	// What has the form of a URI elsewhere is none of the subject's names.
+	elsewhere := svid(t, prod, "spiffe://prod.example/a", func(c *x509.Certificate) {
+		uri := asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte("spiffe://prod.example/b")}
+		issuers, err := asn1.Marshal([]asn1.RawValue{uri})
+		if err != nil {
+			t.Fatal(err)
+		}
+		uri.Bytes = []byte("spiffe://prod.example/a")
+		subjects, err := asn1.Marshal([]asn1.RawValue{uri, {Class: asn1.ClassUniversal, Tag: 6, Bytes: []byte{42, 3}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.URIs, c.ExtraExtensions = nil, []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 18}, Value: issuers}, {Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: subjects}}
+	})
+	if id, err := v.Verify(context.Background(), proof(elsewhere)); err != nil || id.Subject != "spiffe://prod.example/a" {
+		t.Errorf("%q, %v", id.Subject, err)
+	}
 	if _, err := v.Verify(context.Background(), proof(svid(t, prod, "spiffe://prod.example/a", func(c *x509.Certificate) { c.ExtKeyUsage = nil }))); err != nil {
 		t.Errorf("an SVID needs no extended key usage: %v", err)
 	}
