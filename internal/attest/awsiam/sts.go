@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -55,13 +56,27 @@ func newTransport(roots *x509.CertPool, configured map[string]*endpoint) *http.T
 	}
 }
 
+var (
+	// nat64 are addresses that a gateway translates to the IPv4 address in the last four bytes (RFC 6052).
+	nat64 = netip.MustParsePrefix("64:ff9b::/96")
+	// notGlobal are further networks that aren't of the internet (RFC 6890).
+	notGlobal = []netip.Prefix{
+		netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
+		netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("64:ff9b:1::/48"),
+		netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("fec0::/10"),
+	}
+)
+
 var errPrivate = errors.New("the name of an AWS endpoint leads to an address that isn't public")
 
 func refusePrivate(_ context.Context, _, address string, _ syscall.RawConn) error {
 	at, _ := netip.ParseAddrPort(address) // what isn't one is not public
 	ip := at.Addr().Unmap()
-	shared := netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
-	if !ip.IsGlobalUnicast() || ip.IsPrivate() || shared.Contains(ip) {
+	if nat64.Contains(ip) {
+		bytes := ip.As16()
+		ip = netip.AddrFrom4([4]byte(bytes[12:]))
+	}
+	if !ip.IsGlobalUnicast() || ip.IsPrivate() || slices.ContainsFunc(notGlobal, func(p netip.Prefix) bool { return p.Contains(ip) }) {
 		return errPrivate
 	}
 	return nil

@@ -142,7 +142,9 @@ func TestParsePrincipal(t *testing.T) {
 
 func TestPrivateAddressesAreRefused(t *testing.T) {
 	for address, public := range map[string]bool{
-		"52.94.236.1:443": true, "[2600:1f00::1]:443": true,
+		"52.94.236.1:443": true, "[2600:1f00::1]:443": true, "[64:ff9b::345e:ec01]:443": true, "100.128.0.1:443": true, "198.20.0.1:443": true,
+		"[64:ff9b::a00:1]:443": false, "[64:ff9b::7f00:1]:443": false, "[64:ff9b::a9fe:a9fe]:443": false, "[64:ff9b:1::1]:443": false,
+		"0.1.2.3:443": false, "192.0.0.1:443": false, "198.19.0.1:443": false, "240.0.0.1:443": false, "255.255.255.255:443": false, "[fec0::1]:443": false, "[2002:a00:1::1]:443": false,
 		"10.0.0.1:443": false, "127.0.0.1:443": false, "169.254.169.254:443": false, "100.64.0.1:443": false, "192.168.1.1:443": false,
 		"[::1]:443": false, "[fe80::1]:443": false, "[fd00:ec2::254]:443": false, "[::ffff:10.0.0.1]:443": false, "0.0.0.0:443": false, "224.0.0.1:443": false,
 	} {

@@ -400,6 +400,20 @@ func TestAnErrorDoesntRepeatAPresignedRequest(t *testing.T) {
 	}
 }
 
+// leftReplay is a memory whose caller has left.
+type leftReplay struct{}
+
+func (leftReplay) Use(context.Context, [32]byte, time.Time, time.Duration) error {
+	return context.Canceled
+}
+
+func TestACallerThatLeavesTheMemoryHasItsOwnError(t *testing.T) {
+	f := newFixture(t, func(c *Config) { c.Replay = leftReplay{} })
+	if _, err := f.verify(t, encode(t, newSigning().login(t))); !errors.Is(err, context.Canceled) || errors.Is(err, attest.ErrUnavailable) {
+		t.Error(err)
+	}
+}
+
 func TestNewTellsEveryFault(t *testing.T) {
 	_, err := New(Config{Accounts: []string{"123"}, Endpoints: []Endpoint{{Host: "a:1", Partition: "aws", Region: "r"}, {Host: "b", Partition: "p", Region: "r"}, {Host: "c", Partition: "aws"}, {Partition: "aws", Region: "r"}}})
 	if err == nil || strings.Count(err.Error(), "\n") != 7 {

@@ -144,9 +144,9 @@ func (r *reviewer) post(ctx context.Context, token string, audiences []string) (
 	if err != nil {
 		return reviewStatus{}, fmt.Errorf("token_review.token_file: %w", err)
 	}
-	req, err := r.question(ctx, token, audiences)
-	if err != nil {
-		return reviewStatus{}, err
+	req, questionErr := r.question(ctx, token, audiences)
+	if questionErr != nil {
+		return reviewStatus{}, questionErr
 	}
 	req.Header.Set("Authorization", "Bearer "+reviewerToken.Reveal())
 	resp, err := r.client.Do(req)
