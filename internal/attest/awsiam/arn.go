@@ -29,6 +29,9 @@ func parsePrincipal(arn, userID, account string) (*principal, error) {
 		return nil, errors.New("the ARN isn't arn:PARTITION:SERVICE::ACCOUNT:RESOURCE")
 	}
 	p := &principal{partition: parts[1], account: parts[4]}
+	if regions[p.partition] == nil {
+		return nil, errors.New("the ARN's partition isn't one of AWS")
+	}
 	if !isAccount(p.account) || p.account != account {
 		return nil, errors.New("the ARN's account isn't the account's 12 digits")
 	}
@@ -43,7 +46,7 @@ func parsePrincipal(arn, userID, account string) (*principal, error) {
 	case parts[2] == "iam" && resource[0] == "user" && len(resource) >= 2 && !hasSession:
 		p.kind, p.name = "user", resource[len(resource)-1]
 		p.path = strings.TrimSuffix(parts[5][len("user"):], p.name)
-	case parts[2] == "sts" && resource[0] == "assumed-role" && len(resource) == 3 && session == resource[2]:
+	case parts[2] == "sts" && resource[0] == "assumed-role" && len(resource) == 3 && session == resource[2]: // which isn't empty
 		p.kind, p.path, p.name, p.session = "role", "/", resource[1], resource[2]
 	default:
 		return nil, errors.New("neither an IAM user nor a session of an assumed role with its unique ID")
