@@ -8,22 +8,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 )
 
 const (
 	// maxProof bounds a proof in bytes, before anything of it is looked at.
 	maxProof = 8 << 10
-	// postBody is the only body, and postBodyHash its SHA-256.
-	postBody     = "Action=GetCallerIdentity&Version=2011-06-15"
-	postBodyHash = "ab821ae955788b0e33ebd34c208442ccfc2d406e2edc5e7a39bd6458fbb4f843"
+	// postBody is the only body, with its canonical base64 (RFC 4648, section 4), its length and its SHA-256.
+	postBody       = "Action=GetCallerIdentity&Version=2011-06-15"
+	postBodyBase64 = "QWN0aW9uPUdldENhbGxlcklkZW50aXR5JlZlcnNpb249MjAxMS0wNi0xNQ=="
+	postBodyLength = "43"
+	postBodyHash   = "ab821ae955788b0e33ebd34c208442ccfc2d406e2edc5e7a39bd6458fbb4f843"
 	// presignedPrefix is what a token of aws-iam-authenticator begins with.
 	presignedPrefix = "k8s-aws-v1."
 	dateLayout      = "20060102T150405Z"
@@ -50,8 +52,8 @@ type request struct {
 	expires     time.Duration // of a presigned request
 	serverID    string        // empty in a presigned request, where it is not sent
 	nonce       string
-	signed      []string          // names, lower case, in order
-	headers     map[string]string // what is sent and signed, but for host; by lower-case name
+	signed      []string // names, lower case, in order
+	headers     headers  // what is sent and signed
 }
 
 // loginData is the form of Vault's login (auth/aws/login): method, and URL, body and headers in base64.
@@ -60,6 +62,21 @@ type loginData struct {
 	URL     string `json:"iam_request_url"`
 	Body    string `json:"iam_request_body"`
 	Headers string `json:"iam_request_headers"`
+}
+
+// field is where the text of a member goes; nil if there is no such member.
+func (l *loginData) field(name string) *string {
+	switch name {
+	case "iam_http_request_method":
+		return &l.Method
+	case "iam_request_url":
+		return &l.URL
+	case "iam_request_body":
+		return &l.Body
+	case "iam_request_headers":
+		return &l.Headers
+	}
+	return nil
 }
 
 // parse reads a proof: Vault's login data as a JSON object, or a presigned URL as a token of aws-iam-authenticator. It does no
@@ -78,49 +95,97 @@ func parse(proof string, configured map[string]*endpoint) (*request, error) {
 
 func parseLogin(proof string, configured map[string]*endpoint) (*request, error) {
 	var in loginData
-	if err := json.Unmarshal([]byte(proof), &in, json.RejectUnknownMembers(true)); err != nil {
-		return nil, errors.New("the JSON object isn't login data")
+	d := jsontext.NewDecoder(bytes.NewBufferString(proof))
+	if err := readObject(d, func(name jsontext.Token) error {
+		field := in.field(name.String())
+		if field == nil {
+			return errors.New("there is another member")
+		}
+		var ok bool
+		if *field, ok = readText(d); !ok {
+			return errors.New("a member isn't text")
+		}
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("the JSON object isn't login data: %w", err)
 	}
 	if in.Method != http.MethodPost {
 		return nil, errors.New("iam_http_request_method isn't POST")
 	}
-	url, err := decodeBase64("iam_request_url", in.URL)
+	if in.Body != postBodyBase64 {
+		return nil, errors.New("iam_request_body isn't " + postBody + " in base64")
+	}
+	url, err := decodeBase64("iam_request_url", base64Std, in.URL)
 	if err != nil {
 		return nil, err
 	}
-	body, err := decodeBase64("iam_request_body", in.Body)
-	if err != nil {
-		return nil, err
-	}
-	if body != postBody {
-		return nil, errors.New("iam_request_body isn't " + postBody)
-	}
-	headers, err := decodeBase64("iam_request_headers", in.Headers)
-	if err != nil {
-		return nil, err
-	}
-	r := &request{}
-	host, ok := hostOf(url)
+	host, ok := hostOf(string(url))
 	if !ok {
 		return nil, errors.New("iam_request_url isn't https://HOST/")
 	}
+	r := &request{}
 	if r.endpoint, err = endpointOf(host, configured); err != nil {
 		return nil, err
 	}
-	given, err := parseHeaders(headers)
+	data, err := decodeBase64("iam_request_headers", base64Std, in.Headers)
 	if err != nil {
 		return nil, err
+	}
+	d.Reset(bytes.NewBuffer(data), jsontext.AllowDuplicateNames(true)) // parseHeaders looks for them itself
+	given, err := parseHeaders(d)
+	if err != nil {
+		return nil, fmt.Errorf("iam_request_headers: %w", err)
 	}
 	return r, r.fromHeaders(given)
 }
 
-// decodeBase64 takes the canonical form alone (RFC 4648, section 4).
-func decodeBase64(field, text string) (string, error) {
-	data, err := base64.StdEncoding.Strict().DecodeString(text)
-	if err != nil || strings.ContainsAny(text, "\r\n") { // which the decoder passes over
-		return "", errors.New(field + " isn't base64")
+// readObject reads one JSON object, with nothing after it, up to the first fault. The value of each member is
+// read by member; the name is good until then.
+func readObject(d *jsontext.Decoder, member func(name jsontext.Token) error) error {
+	if !reads(d, '{') {
+		return errNoObject
 	}
-	return string(data), nil
+	for d.PeekKind() == '"' {
+		name, err := d.ReadToken()
+		if err != nil {
+			return errNoObject
+		}
+		if err := member(name); err != nil {
+			return err
+		}
+	}
+	_, _ = d.ReadToken() // its end; or an error, and then the next is one as well
+	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
+		return errNoObject
+	}
+	return nil
+}
+
+var errNoObject = errors.New("it isn't one JSON object, or it has a member twice")
+
+// reads says whether what comes next is of a kind.
+func reads(d *jsontext.Decoder, kind jsontext.Kind) bool {
+	t, err := d.ReadToken()
+	return err == nil && t.Kind() == kind
+}
+
+func readText(d *jsontext.Decoder) (text string, ok bool) {
+	t, _ := d.ReadToken() // with an error, none
+	if t.Kind() != '"' {
+		return "", false
+	}
+	return t.String(), true
+}
+
+var base64Std, base64URL = base64.StdEncoding.Strict(), base64.RawURLEncoding.Strict()
+
+// decodeBase64 takes the canonical form alone.
+func decodeBase64(field string, form *base64.Encoding, text string) ([]byte, error) {
+	data, err := form.DecodeString(text)
+	if err != nil || len(text) != form.EncodedLen(len(data)) { // the decoder passes over line ends
+		return nil, errors.New(field + " isn't base64 as it should be")
+	}
+	return data, nil
 }
 
 func endpointOf(host string, configured map[string]*endpoint) (*endpoint, error) {
@@ -133,89 +198,67 @@ func endpointOf(host string, configured map[string]*endpoint) (*endpoint, error)
 	return nil, errors.New("the host is no STS endpoint that is known")
 }
 
-// allowed are the headers that a signed request may have, by their names in lower case and as they are sent. Those that aren't signed are
-// left out of what is sent.
-var allowed = func() map[string]string {
-	out := map[string]string{}
-	for _, name := range []string{
-		"accept", "accept-encoding", "amz-sdk-invocation-id", "amz-sdk-request", "authorization", "connection", "content-length", "content-type",
-		"host", "user-agent", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token", "x-amz-user-agent",
-		headerNonce, headerServerID, headerVaultServerID,
-	} {
-		out[name] = http.CanonicalHeaderKey(name)
-	}
-	return out
-}()
+// allowed are the headers that a signed request may have. Those that aren't signed are left out of what is sent.
+var allowed = []string{
+	"accept", "accept-encoding", "amz-sdk-invocation-id", "amz-sdk-request", "authorization", "connection", "content-length", "content-type",
+	"host", "user-agent", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token", "x-amz-user-agent",
+	headerNonce, headerServerID, headerVaultServerID,
+}
 
-// spelled are allowed's names in lower case, by the spellings that signers use.
-var spelled = func() map[string]string {
-	out := map[string]string{}
-	for lower, sent := range allowed {
-		out[lower], out[sent] = lower, lower
+// canonical are the names of allowed as net/http has them.
+var canonical = func() map[string]string {
+	table := map[string]string{}
+	for _, name := range allowed {
+		table[name] = http.CanonicalHeaderKey(name)
 	}
-	return out
+	return table
 }()
 
 // neverSigned are those of allowed that no signer signs.
 var neverSigned = []string{"accept", "authorization", "connection", "user-agent"}
 
-// parseHeaders reads a JSON object of headers, each with one text or a list of one. Names come out in lower case, each once.
-func parseHeaders(text string) (map[string]string, error) {
-	dec := jsontext.NewDecoder(bytes.NewBufferString(text))
-	_, _ = dec.ReadToken() // if it is no start of an object, what follows has no end of one
-	out := make(map[string]string, len(allowed))
-	for dec.PeekKind() == '"' {
-		token, err := dec.ReadToken()
-		if err != nil { // the same name twice
-			return nil, errNoHeaders
-		}
-		name := token.String()
-		lower, known := spelled[name]
-		if !known {
-			lower = strings.ToLower(name)
-			if _, known = allowed[lower]; !known {
-				return nil, errors.New("a header that a signed GetCallerIdentity doesn't have")
-			}
-		}
-		if _, twice := out[lower]; twice {
-			return nil, fmt.Errorf("the header %s is there twice", lower)
-		}
-		value, ok := oneText(dec)
+// headers are those of login data, by lower-case name.
+type headers map[string]string
+
+// parseHeaders reads a JSON object of headers, each with one text or a list of one. It ends at the first header that doesn't belong
+// there.
+func parseHeaders(d *jsontext.Decoder) (headers, error) {
+	h := make(headers, 8) // SDKs send six or seven
+	return h, readObject(d, func(given jsontext.Token) error {
+		name, ok := headerName(given.String())
 		if !ok {
-			return nil, fmt.Errorf("the header %s hasn't one value that is text", lower)
+			return errors.New("a header that a signed GetCallerIdentity doesn't have")
 		}
-		if !printable(value) {
-			return nil, fmt.Errorf("the header %s holds something else than printable ASCII, or spaces at an end", lower)
+		if _, twice := h[name]; twice {
+			return fmt.Errorf("the header %s is there twice", name)
 		}
-		out[lower] = value
-	}
-	if end, _ := dec.ReadToken(); end.Kind() != '}' { // nor is what can't be read
-		return nil, errNoHeaders
-	}
-	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
-		return nil, errNoHeaders
-	}
-	return out, nil
+		if h[name], ok = headerValue(d); !ok {
+			return fmt.Errorf("the header %s isn't one text", name)
+		}
+		if !printable(h[name]) {
+			return fmt.Errorf("the header %s holds something else than printable ASCII, or spaces at an end", name)
+		}
+		return nil
+	})
 }
 
-var errNoHeaders = errors.New("iam_request_headers isn't a JSON object")
-
-// oneText reads a text, or a list of one.
-func oneText(dec *jsontext.Decoder) (text string, ok bool) {
-	list := dec.PeekKind() == '['
-	if list {
-		_, _ = dec.ReadToken() // it was seen
-	}
-	token, _ := dec.ReadToken()
-	if token.Kind() != '"' { // nor is what can't be read
+// headerName finds a name in allowed. Letters of other alphabets aren't equal to ASCII's: they have more bytes.
+func headerName(given string) (name string, ok bool) {
+	i := slices.IndexFunc(allowed, func(name string) bool { return len(name) == len(given) && strings.EqualFold(name, given) })
+	if i < 0 {
 		return "", false
 	}
-	text = token.String()
-	if list {
-		end, _ := dec.ReadToken()
-		return text, end.Kind() == ']'
+	return allowed[i], true
+}
+
+// headerValue reads a text, or a list of one.
+func headerValue(d *jsontext.Decoder) (value string, ok bool) {
+	if d.PeekKind() != '[' {
+		return readText(d)
 	}
-	return text, true
+	begun := reads(d, '[')
+	value, ok = readText(d)
+	return value, begun && ok && reads(d, ']')
 }
 
 // printable says that a header value is sent as it is signed: printable ASCII, single spaces, none at the ends.
@@ -229,75 +272,67 @@ func printable(s string) bool {
 }
 
 // fromHeaders fills in a POST.
-func (r *request) fromHeaders(given map[string]string) error {
+func (r *request) fromHeaders(given headers) error {
 	if host, ok := given["host"]; ok && host != r.endpoint.host {
 		return errors.New("the header host isn't the URL's")
 	}
-	if err := r.parseAuthorization(given["authorization"]); err != nil {
+	if err := r.parseAuthorization(given["authorization"], given["x-amz-date"]); err != nil {
 		return err
 	}
-	r.headers = make(map[string]string, len(r.signed))
 	for _, name := range r.signed {
 		value, ok := given[name]
 		switch {
-		case name == "host":
-			continue
-		case name == "content-length" && !ok: // signers take it from the body, and keep no header
-			value = strconv.Itoa(len(postBody))
-		case !ok:
+		case !ok && name != "host" && name != "content-length": // signers take these from elsewhere, and may keep no header
 			return fmt.Errorf("the header %s is signed and not there", name)
-		case slices.Contains(neverSigned, name) || name == "accept-encoding" && value != "identity":
+		case slices.Contains(neverSigned, name), name == "accept-encoding" && value != "identity":
 			return fmt.Errorf("the header %s is signed, and nobody signs it", name)
 		}
-		r.headers[name] = value
 	}
 	for _, name := range []string{"x-amz-date", "x-amz-security-token", "x-amz-content-sha256", headerServerID, headerVaultServerID, headerNonce} {
-		if _, there := given[name]; there && r.headers[name] == "" {
+		if value, there := given[name]; there && (value == "" || !slices.Contains(r.signed, name)) {
 			return fmt.Errorf("the header %s is there and not signed, or empty", name)
 		}
 	}
-	if length, ok := r.headers["content-length"]; ok && length != strconv.Itoa(len(postBody)) {
+	if length, ok := given["content-length"]; ok && length != postBodyLength {
 		return errors.New("the header content-length isn't the body's")
 	}
 	if kind, ok := given["content-type"]; ok && kind != "application/x-www-form-urlencoded" && kind != "application/x-www-form-urlencoded; charset=utf-8" {
 		return errors.New("the header content-type isn't that of a form")
 	}
-	if hash, ok := r.headers["x-amz-content-sha256"]; ok && hash != postBodyHash {
+	if hash, ok := given["x-amz-content-sha256"]; ok && hash != postBodyHash {
 		return errors.New("the header x-amz-content-sha256 isn't the body's")
 	}
-	r.token, r.nonce = r.headers["x-amz-security-token"], r.headers[headerNonce]
-	ours, vaults := r.headers[headerServerID], r.headers[headerVaultServerID]
+	r.token, r.nonce = given["x-amz-security-token"], given[headerNonce]
+	ours, vaults := given[headerServerID], given[headerVaultServerID]
 	if (ours == "") == (vaults == "") {
 		return fmt.Errorf("not one of the headers %s and %s", headerServerID, headerVaultServerID)
 	}
 	r.serverID = ours + vaults
-	return r.parseDate(r.headers["x-amz-date"])
+	maps.DeleteFunc(given, func(name, _ string) bool { return !slices.Contains(r.signed, name) })
+	r.headers = given
+	return nil
 }
 
 // parseAuthorization reads the header as AWS's documentation and SDKs write it
-// (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html), with its scope's date for parseDate.
-func (r *request) parseAuthorization(header string) error {
+// (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html).
+func (r *request) parseAuthorization(header, date string) error {
 	rest, ok := strings.CutPrefix(header, "AWS4-HMAC-SHA256 Credential=")
-	credential, rest, _ := strings.Cut(rest, ", SignedHeaders=")
-	signed, signature, whole := strings.Cut(rest, ", Signature=") // which isn't there if what is before it wasn't
-	if !ok || !whole {
+	credential, rest, _ := strings.Cut(rest, ", SignedHeaders=") // without them, the rest is empty
+	signed, signature, ok2 := strings.Cut(rest, ", Signature=")
+	if !ok || !ok2 {
 		return errors.New("the header authorization isn't one of AWS4-HMAC-SHA256")
 	}
-	return r.parseSignature(credential, signed, signature)
+	return r.parseSignature(credential, signed, signature, date)
 }
 
-// parseSignature checks what both forms have. The scope's date is kept in r.date until parseDate compares it.
-func (r *request) parseSignature(credential, signed, signature string) error {
-	parts := strings.Split(credential, "/")
+// parseSignature checks what both forms have.
+func (r *request) parseSignature(credential, signed, signature, date string) error {
+	parts := strings.SplitN(credential, "/", 6)
 	if len(parts) != 5 || parts[3] != "sts" || parts[4] != "aws4_request" {
 		return errors.New("the credential's scope isn't KEY/DATE/REGION/sts/aws4_request")
 	}
 	if !isUniqueID(parts[0]) {
 		return errors.New("the access key ID isn't one")
-	}
-	day, err := time.Parse("20060102", parts[1])
-	if err != nil {
-		return errors.New("the scope's date isn't YYYYMMDD")
 	}
 	if parts[2] != r.endpoint.region {
 		return errors.New("the scope's region isn't the host's")
@@ -305,8 +340,15 @@ func (r *request) parseSignature(credential, signed, signature string) error {
 	if len(signature) != hex.EncodedLen(sha256.Size) || strings.Trim(signature, "0123456789abcdef") != "" {
 		return errors.New("the signature isn't 64 hexadecimal digits")
 	}
-	r.accessKeyID, r.date, r.signature = parts[0], day, signature
-	r.signed = strings.Split(signed, ";")
+	var err error
+	if r.date, err = time.Parse(dateLayout, date); err != nil || len(date) != len(dateLayout) { // Parse takes fractions of a second
+		return errors.New("the date isn't YYYYMMDDTHHMMSSZ")
+	}
+	if parts[1] != date[:len("20060102")] {
+		return errors.New("the date isn't in the day of the scope")
+	}
+	r.accessKeyID, r.signature = parts[0], signature
+	r.signed = strings.SplitN(signed, ";", len(allowed)+1) // more aren't there
 	for i, name := range r.signed {
 		if i > 0 && r.signed[i-1] >= name {
 			return errors.New("the signed headers aren't in order, each once")
@@ -318,19 +360,6 @@ func (r *request) parseSignature(credential, signed, signature string) error {
 	return nil
 }
 
-// parseDate sets the time of signing, which lies in the day of the scope.
-func (r *request) parseDate(text string) error {
-	date, _ := time.Parse(dateLayout, text)
-	if date.Format(dateLayout) != text { // which is so of whatever it couldn't read, and of parts of seconds
-		return errors.New("the date isn't YYYYMMDDTHHMMSSZ")
-	}
-	if !date.Truncate(24 * time.Hour).Equal(r.date) {
-		return errors.New("the date isn't in the day of the scope")
-	}
-	r.date = date
-	return nil
-}
-
 // isUniqueID says whether s is an access key ID, or the unique ID of a user or role.
 func isUniqueID(s string) bool {
 	return len(s) >= 16 && len(s) <= 128 && strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") == ""
@@ -338,17 +367,16 @@ func isUniqueID(s string) bool {
 
 // parsePresigned reads a presigned GET, as `aws eks get-token` prints it: base64url of the URL, with no padding.
 func parsePresigned(text string, configured map[string]*endpoint) (*request, error) {
-	data, _ := base64.RawURLEncoding.DecodeString(text)
-	if base64.RawURLEncoding.EncodeToString(data) != text {
-		return nil, errors.New("the token isn't base64url without padding")
+	data, err := decodeBase64("the token", base64URL, text)
+	if err != nil {
+		return nil, err
 	}
 	url, query, ok := strings.Cut(string(data), "/?")
-	host, https := hostOf(url)
+	host, https := strings.CutPrefix(url, "https://")
 	if !ok || !https {
 		return nil, errors.New("the URL isn't https://HOST/?QUERY")
 	}
 	r := &request{presigned: true}
-	var err error
 	if r.endpoint, err = endpointOf(host, configured); err != nil {
 		return nil, err
 	}
@@ -362,13 +390,13 @@ func parsePresigned(text string, configured map[string]*endpoint) (*request, err
 	case params["X-Amz-Algorithm"] != "AWS4-HMAC-SHA256":
 		return nil, errors.New("the algorithm isn't AWS4-HMAC-SHA256")
 	}
-	if err := r.parseSignature(params["X-Amz-Credential"], params["X-Amz-SignedHeaders"], params["X-Amz-Signature"]); err != nil {
+	if err := r.parseSignature(params["X-Amz-Credential"], params["X-Amz-SignedHeaders"], params["X-Amz-Signature"], params["X-Amz-Date"]); err != nil {
 		return nil, err
 	}
 	if !slices.Equal(r.signed, []string{"host", headerServerID}) && !slices.Equal(r.signed, []string{"host", headerClusterID}) {
 		return nil, fmt.Errorf("the signed headers aren't host and %s or %s", headerClusterID, headerServerID)
 	}
-	seconds, _ := strconv.Atoi(params["X-Amz-Expires"])
+	seconds, _ := strconv.Atoi(params["X-Amz-Expires"]) // of what isn't a number it is none of these
 	if seconds < 1 || seconds > maxExpires || strconv.Itoa(seconds) != params["X-Amz-Expires"] {
 		return nil, fmt.Errorf("X-Amz-Expires isn't a number of 1 to %d", maxExpires)
 	}
@@ -377,7 +405,7 @@ func parsePresigned(text string, configured map[string]*endpoint) (*request, err
 	if r.token, there = params["X-Amz-Security-Token"]; there && (r.token == "" || !printable(r.token)) {
 		return nil, errors.New("X-Amz-Security-Token is empty or not printable ASCII")
 	}
-	return r, r.parseDate(params["X-Amz-Date"])
+	return r, nil
 }
 
 // queryNames is the closed set of a presigned request's parameters.
@@ -409,35 +437,37 @@ func parseQuery(query string) (map[string]string, error) {
 func unescape(s string) (string, error) {
 	data := make([]byte, 0, len(s))
 	for i := 0; i < len(s); i++ {
-		if s[i] != '%' {
-			data = append(data, s[i])
-			continue
+		c := s[i]
+		if !unreserved(c) {
+			if c != '%' || i+2 >= len(s) {
+				return "", errors.New("it isn't escaped as SigV4 does")
+			}
+			high, low := strings.IndexByte(hexDigits, s[i+1]), strings.IndexByte(hexDigits, s[i+2])
+			c, i = byte(high<<4|low), i+2
+			if high < 0 || low < 0 || unreserved(c) {
+				return "", errors.New("it isn't escaped as SigV4 does")
+			}
 		}
-		if i+2 >= len(s) {
-			return "", errors.New("an escape breaks off")
-		}
-		b, err := hex.DecodeString(s[i+1 : i+3])
-		if err != nil {
-			return "", errors.New("an escape isn't %XX")
-		}
-		data, i = append(data, b[0]), i+2
-	}
-	if escape(string(data)) != s {
-		return "", errors.New("it isn't escaped as SigV4 does")
+		data = append(data, c)
 	}
 	return string(data), nil
 }
 
 // escape is SigV4's UriEncode.
 func escape(s string) string {
-	var b strings.Builder
+	data := make([]byte, 0, 2*len(s))
 	for i := range len(s) {
-		switch c := s[i]; {
-		case 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '.', c == '_', c == '~':
-			b.WriteByte(c)
-		default:
-			fmt.Fprintf(&b, "%%%02X", c)
+		if c := s[i]; unreserved(c) {
+			data = append(data, c)
+		} else {
+			data = append(data, '%', hexDigits[c>>4], hexDigits[c&0xf])
 		}
 	}
-	return b.String()
+	return string(data)
+}
+
+const hexDigits = "0123456789ABCDEF"
+
+func unreserved(c byte) bool {
+	return 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_' || c == '~'
 }

@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -47,8 +48,7 @@ func newTransport(roots *x509.CertPool, configured map[string]*endpoint) *http.T
 		DisableCompression:     true,
 		ForceAttemptHTTP2:      true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			host, _, _ := net.SplitHostPort(address) // it is one of both
-			if e := configured[host]; e != nil {
+			if e := configured[strings.TrimSuffix(address, ":443")]; e != nil { // the port of every URL that is built
 				return any.DialContext(ctx, network, e.address)
 			}
 			return public.DialContext(ctx, network, address)
@@ -83,42 +83,42 @@ func refusePrivate(_ context.Context, _, address string, _ syscall.RawConn) erro
 }
 
 // build makes the request from constants and the checked parts.
-func (r *request) build(ctx context.Context, serverID string) (*http.Request, error) {
-	base := "https://" + r.endpoint.host + "/"
+func (r *request) build(ctx context.Context, serverID string) *http.Request {
 	scope := r.accessKeyID + "/" + r.date.Format("20060102") + "/" + r.endpoint.region + "/sts/aws4_request"
-	if !r.presigned {
-		out, err := http.NewRequestWithContext(ctx, http.MethodPost, base, strings.NewReader(postBody))
-		if err != nil {
-			return nil, err
-		}
-		for name, value := range r.headers {
-			if name != "content-length" { // net/http sets it
-				out.Header[allowed[name]] = []string{value}
-			}
-		}
-		out.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		if kind, signed := r.headers["content-type"]; signed {
-			out.Header.Set("Content-Type", kind)
-		}
-		out.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential="+scope+", SignedHeaders="+strings.Join(r.signed, ";")+", Signature="+r.signature)
-		out.Header.Set("Accept", "text/xml")
-		out.Header["User-Agent"] = []string{"credbroker"}
-		return out, nil
+	out := &http.Request{
+		Method: http.MethodGet,
+		URL:    &url.URL{Scheme: "https", Host: r.endpoint.host, Path: "/"},
+		Header: http.Header{"Accept": {"text/xml"}, "User-Agent": {"credbroker"}},
 	}
+	if r.presigned {
+		out.URL.RawQuery = r.query(scope)
+		out.Header.Set(r.signed[1], serverID) // signed for another broker, it won't hold
+		return out.WithContext(ctx)
+	}
+	out.Method = http.MethodPost
+	out.ContentLength = int64(len(postBody))
+	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(postBody)), nil }
+	out.Body, _ = out.GetBody()
+	if r.headers["content-type"] == "" { // it needn't be signed
+		out.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	for name, value := range r.headers {
+		if name != "host" && name != "content-length" { // net/http sends these
+			out.Header[canonical[name]] = []string{value}
+		}
+	}
+	out.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential="+scope+", SignedHeaders="+strings.Join(r.signed, ";")+", Signature="+r.signature)
+	return out.WithContext(ctx)
+}
+
+// query is that of a presigned request.
+func (r *request) query(scope string) string {
 	query := "Action=GetCallerIdentity&Version=2011-06-15&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=" + escape(scope) +
-		"&X-Amz-Date=" + r.date.Format(dateLayout) + fmt.Sprintf("&X-Amz-Expires=%d", r.expires/time.Second)
+		"&X-Amz-Date=" + r.date.Format(dateLayout) + "&X-Amz-Expires=" + strconv.Itoa(int(r.expires/time.Second))
 	if r.token != "" {
 		query += "&X-Amz-Security-Token=" + escape(r.token)
 	}
-	query += "&X-Amz-SignedHeaders=" + escape(strings.Join(r.signed, ";")) + "&X-Amz-Signature=" + r.signature
-	out, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"?"+query, http.NoBody)
-	if err != nil {
-		return nil, err
-	}
-	out.Header.Set(r.signed[1], serverID) // signed for another broker, it won't hold
-	out.Header.Set("Accept", "text/xml")
-	out.Header["User-Agent"] = []string{"credbroker"}
-	return out, nil
+	return query + "&X-Amz-SignedHeaders=" + escape(strings.Join(r.signed, ";")) + "&X-Amz-Signature=" + r.signature
 }
 
 // ask has STS say who signed the request. Its errors are attest.ErrRejected, attest.ErrUnavailable or ctx's.
@@ -136,6 +136,9 @@ func (v *Verifier) ask(ctx context.Context, r *request) (*principal, error) {
 		if !again {
 			return p, err
 		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		last = err
 	}
 	return nil, fmt.Errorf("%w: %w", attest.ErrUnavailable, last)
@@ -145,11 +148,7 @@ func (v *Verifier) ask(ctx context.Context, r *request) (*principal, error) {
 func (v *Verifier) askOnce(ctx context.Context, r *request) (p *principal, again bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	req, buildErr := r.build(ctx, v.config.ServerID)
-	if buildErr != nil {
-		return nil, false, fmt.Errorf("%w: %w", attest.ErrMalformed, buildErr)
-	}
-	resp, err := v.client.Do(req)
+	resp, err := v.client.Do(r.build(ctx, v.config.ServerID))
 	if err != nil {
 		return nil, true, fmt.Errorf("STS at %s can't be reached: %s", r.endpoint.host, withoutURL(err))
 	}

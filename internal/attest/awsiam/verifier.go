@@ -52,7 +52,7 @@ type Config struct {
 
 // Endpoint is a host of STS that isn't one of AWS's own names, or that is to be reached elsewhere than its name says.
 type Endpoint struct {
-	// Host is what callers sign: a DNS name without a port.
+	// Host is what callers sign: a DNS name in lower case, without a port.
 	Host string
 	// Partition is aws, aws-cn or aws-us-gov; Region is the scope of the signatures.
 	Partition, Region string
@@ -94,7 +94,7 @@ func New(c Config) (*Verifier, error) {
 	}
 	v := &Verifier{config: c, configured: map[string]*endpoint{}}
 	for _, e := range c.Endpoints {
-		if _, ok := regions[e.Partition]; !ok || e.Region == "" || e.Host == "" || strings.ContainsAny(e.Host, "/:@?#") || v.configured[e.Host] != nil {
+		if _, ok := regions[e.Partition]; !ok || e.Region == "" || e.Host == "" || strings.Trim(e.Host, "abcdefghijklmnopqrstuvwxyz0123456789.-") != "" || v.configured[e.Host] != nil {
 			faults = append(faults, fmt.Errorf("endpoints: %q: host, partition or region is not one, or the host is there twice", e.Host))
 		}
 		address := e.Address
@@ -164,11 +164,12 @@ func (v *Verifier) check(r *request) error {
 
 // name is what a proof is remembered by. Whoever changes anything else of it breaks the signature.
 func (r *request) name() [sha256.Size]byte {
-	var b []byte
+	data := make([]byte, 0, 256)
 	for _, part := range []string{"aws", r.accessKeyID, r.signature} {
-		b = append(binary.BigEndian.AppendUint64(b, uint64(len(part))), part...)
+		data = binary.BigEndian.AppendUint64(data, uint64(len(part)))
+		data = append(data, part...)
 	}
-	return sha256.Sum256(b)
+	return sha256.Sum256(data)
 }
 
 var pathAttrs = map[string]bool{"path": true}

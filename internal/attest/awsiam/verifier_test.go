@@ -2,12 +2,15 @@ package awsiam
 
 import (
 	"cmp"
+	"compress/gzip"
 	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -244,16 +247,16 @@ func TestAProofIsGoodOnce(t *testing.T) {
 	}
 }
 
-type brokenReplay struct{}
+type brokenReplay struct{ err error }
 
-func (brokenReplay) Use(context.Context, [32]byte, time.Time, time.Duration) error {
-	return attest.ErrUnavailable
-}
+func (r brokenReplay) Use(context.Context, [32]byte, time.Time, time.Duration) error { return r.err }
 
 func TestWithoutAMemoryOfUsesNothingIsTaken(t *testing.T) {
-	f := newFixture(t, func(c *Config) { c.Replay = brokenReplay{} })
-	if _, err := f.verify(t, encode(t, newSigning().login(t))); !errors.Is(err, attest.ErrUnavailable) || len(f.sts.Requests()) != 0 {
-		t.Errorf("%v, and STS was asked %d times", err, len(f.sts.Requests()))
+	for _, want := range []error{attest.ErrUnavailable, context.Canceled} {
+		f := newFixture(t, func(c *Config) { c.Replay = brokenReplay{want} })
+		if _, err := f.verify(t, encode(t, newSigning().login(t))); !errors.Is(err, want) || len(f.sts.Requests()) != 0 {
+			t.Errorf("%v, and STS was asked %d times", err, len(f.sts.Requests()))
+		}
 	}
 }
 
@@ -294,34 +297,45 @@ func TestAnswersOfSTS(t *testing.T) {
 			w.Header().Set("Content-Type", "text/xml; charset=utf-16")
 			fmt.Fprint(w, soundAnswer)
 		}, attest.ErrUnavailable, "text/xml", 1},
+		"an answer that breaks off": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/xml")
+			w.Header().Set("Content-Length", "9999")
+			fmt.Fprint(w, soundAnswer)
+		}, attest.ErrUnavailable, "breaks off", tries},
+		"two content types": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header()["Content-Type"] = []string{"text/xml", "application/json"}
+			fmt.Fprint(w, soundAnswer)
+		}, attest.ErrUnavailable, "text/xml", 1},
+		"a compressed answer": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/xml")
+			w.Header().Set("Content-Encoding", "gzip")
+			z := gzip.NewWriter(w)
+			fmt.Fprint(z, soundAnswer)
+			z.Close()
+		}, attest.ErrRejected, "XML", 1},
+		"a refusal of 400":           {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 400, "Other") }, attest.ErrRejected, "400 Other", 1},
 		"an endless answer":          {endless, attest.ErrUnavailable, "larger", tries},
 		"a refusal":                  {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 403, "ExpiredToken") }, attest.ErrRejected, "ExpiredToken", 1},
 		"a refusal in hostile words": {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 403, "&#10;forged line") }, attest.ErrRejected, "403 ", 1},
 		"throttling":                 {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 400, "Throttling") }, attest.ErrUnavailable, "Throttling", tries},
-		"throttling, in other words": {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 400, "ThrottlingException") }, attest.ErrUnavailable, "ThrottlingException", tries},
-		"throttling of an account":   {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 400, "RequestLimitExceeded") }, attest.ErrUnavailable, "RequestLimitExceeded", tries},
-		"an answer that breaks off": {func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", "text/xml")
-			w.Header().Set("Content-Length", "100000")
-			fmt.Fprint(w, soundAnswer)
-		}, attest.ErrUnavailable, "breaks off", tries},
-		"too many requests": {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 429, "Other") }, attest.ErrUnavailable, "429", tries},
-		"a failure":         {func(w http.ResponseWriter, _ *http.Request) { brokertest.STSError(w, 503, "ServiceUnavailable") }, attest.ErrUnavailable, "503", tries},
 		"another success": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/xml")
 			w.WriteHeader(http.StatusNonAuthoritativeInfo)
 			fmt.Fprint(w, soundAnswer)
 		}, attest.ErrUnavailable, "203", 1},
 	} {
-		f := newFixture(t)
-		f.sts.Answer(c.answer)
-		_, err := f.verify(t, encode(t, newSigning().login(t)))
-		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) || strings.Contains(err.Error(), "forged") {
-			t.Errorf("%s: %v", name, err)
-		}
-		if n := len(f.sts.Requests()); n != c.asked {
-			t.Errorf("%s: STS was asked %d times", name, n)
-		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // some wait between tries
+			f := newFixture(t)
+			f.sts.Answer(c.answer)
+			_, err := f.verify(t, encode(t, newSigning().login(t)))
+			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) || strings.Contains(err.Error(), "forged") {
+				t.Errorf("got %v", err)
+			}
+			if n := len(f.sts.Requests()); n != c.asked {
+				t.Errorf("STS was asked %d times", n)
+			}
+		})
 	}
 }
 
@@ -331,24 +345,6 @@ func endless(w http.ResponseWriter, _ *http.Request) {
 		if _, err := w.Write(make([]byte, 4096)); err != nil {
 			return
 		}
-	}
-}
-
-func TestSTSIsTriedAgain(t *testing.T) {
-	f := newFixture(t)
-	var mu sync.Mutex
-	asked := 0
-	f.sts.Answer(func(w http.ResponseWriter, _ *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		if asked++; asked < tries {
-			brokertest.STSError(w, 400, "Throttling")
-			return
-		}
-		brokertest.GetCallerIdentityAnswer(w, role)
-	})
-	if _, err := f.verify(t, encode(t, newSigning().login(t))); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -400,53 +396,104 @@ func TestAnErrorDoesntRepeatAPresignedRequest(t *testing.T) {
 	}
 }
 
-// leftReplay is a memory whose caller has left.
-type leftReplay struct{}
-
-func (leftReplay) Use(context.Context, [32]byte, time.Time, time.Duration) error {
-	return context.Canceled
-}
-
-func TestACallerThatLeavesTheMemoryHasItsOwnError(t *testing.T) {
-	f := newFixture(t, func(c *Config) { c.Replay = leftReplay{} })
-	if _, err := f.verify(t, encode(t, newSigning().login(t))); !errors.Is(err, context.Canceled) || errors.Is(err, attest.ErrUnavailable) {
-		t.Error(err)
-	}
-}
-
 func TestNewTellsEveryFault(t *testing.T) {
-	_, err := New(Config{Accounts: []string{"123"}, Endpoints: []Endpoint{{Host: "a:1", Partition: "aws", Region: "r"}, {Host: "b", Partition: "p", Region: "r"}, {Host: "c", Partition: "aws"}, {Partition: "aws", Region: "r"}}})
-	if err == nil || strings.Count(err.Error(), "\n") != 7 {
-		t.Errorf("got %v", err)
-	}
-	_, err = New(Config{ServerID: "a\nb", Skew: time.Hour, Replay: brokenReplay{}, Endpoints: []Endpoint{{Host: "a", Partition: "aws", Region: "r"}, {Host: "a", Partition: "aws", Region: "r"}}})
-	if err == nil || strings.Count(err.Error(), "\n") != 3 {
-		t.Errorf("got %v", err)
-	}
-	for id, ok := range map[string]bool{strings.Repeat("a", 255): true, strings.Repeat("a", 256): false, "": false, " a": false} {
-		_, err := New(Config{ServerID: id, Skew: time.Second, Accounts: []string{"123456789012"}, Replay: brokenReplay{}})
-		if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "server_id: ") {
-			t.Errorf("a server ID of %d bytes: %v", len(id), err)
+	sound := Config{ServerID: serverID, Accounts: []string{"123456789012"}, Skew: time.Second, Replay: brokenReplay{}}
+	endpoint := Endpoint{Host: "vpce-1.sts.eu-west-1.vpce.amazonaws.com", Partition: "aws", Region: "eu-west-1"}
+	for name, change := range map[string]func(*Config){
+		"the longest skew": func(c *Config) { c.Skew = time.Minute },
+		"a long server ID": func(c *Config) { c.ServerID = strings.Repeat("~", 255) },
+		"an endpoint":      func(c *Config) { c.Endpoints = []Endpoint{endpoint} },
+	} {
+		c := sound
+		change(&c)
+		v, err := New(c)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if e := v.configured[endpoint.Host]; e != nil && e.address != endpoint.Host+":443" {
+			t.Errorf("%s: is dialled at %s", name, e.address)
 		}
 	}
-	v, err := New(Config{ServerID: "a", Skew: time.Second, Accounts: []string{"123456789012"}, Replay: brokenReplay{}, Endpoints: []Endpoint{{Host: "vpce.example", Partition: "aws", Region: "r"}}})
-	if err != nil || v.configured["vpce.example"].address != "vpce.example:443" {
-		t.Errorf("an endpoint without an address: %v", err)
+	for name, c := range map[string]struct {
+		change func(*Config)
+		want   string
+	}{
+		"no server ID":       {func(c *Config) { c.ServerID = "" }, "server_id"},
+		"a longer one":       {func(c *Config) { c.ServerID = strings.Repeat("~", 256) }, "server_id"},
+		"one of two lines":   {func(c *Config) { c.ServerID = "a\nb" }, "server_id"},
+		"no account":         {func(c *Config) { c.Accounts = nil }, "accounts"},
+		"a short account":    {func(c *Config) { c.Accounts = []string{"123"} }, "12 digits"},
+		"no skew":            {func(c *Config) { c.Skew = time.Second - 1 }, "skew"},
+		"a long skew":        {func(c *Config) { c.Skew = time.Minute + 1 }, "skew"},
+		"no memory":          {func(c *Config) { c.Replay = nil }, "memory"},
+		"no host":            {func(c *Config) { c.Endpoints[0].Host = "" }, "endpoints"},
+		"a port":             {func(c *Config) { c.Endpoints[0].Host += ":443" }, "endpoints"},
+		"a host in capitals": {func(c *Config) { c.Endpoints[0].Host = "STS.example" }, "endpoints"},
+		"a host with escape": {func(c *Config) { c.Endpoints[0].Host = "a%00" }, "endpoints"},
+		"another partition":  {func(c *Config) { c.Endpoints[0].Partition = "p" }, "endpoints"},
+		"no region":          {func(c *Config) { c.Endpoints[0].Region = "" }, "endpoints"},
+		"a host twice":       {func(c *Config) { c.Endpoints = append(c.Endpoints, endpoint) }, "twice"},
+	} {
+		config := sound
+		config.Endpoints = []Endpoint{endpoint}
+		c.change(&config)
+		if _, err := New(config); err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v, expected one fault with %q", name, err, c.want)
+		}
+	}
+	if _, err := New(Config{}); err == nil || strings.Count(err.Error(), "\n") != 3 {
+		t.Errorf("four faults: %v", err)
 	}
 }
 
-func BenchmarkVerify(b *testing.B) {
+// To the second: clocks may be ahead by the skew, and proofs five minutes old.
+func TestTheTimeOfAProof(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	v := &Verifier{config: Config{ServerID: serverID, Skew: 30 * time.Second, Now: func() time.Time { return now }}}
+	for name, c := range map[string]struct {
+		r    request
+		want string
+	}{
+		"now":                    {request{date: now}, ""},
+		"ahead by the skew":      {request{date: now.Add(30 * time.Second)}, ""},
+		"ahead by more":          {request{date: now.Add(31 * time.Second)}, "to come"},
+		"five minutes old":       {request{date: now.Add(-5 * time.Minute)}, ""},
+		"older":                  {request{date: now.Add(-5*time.Minute - time.Second)}, "too old"},
+		"presigned, to its end":  {request{date: now.Add(-time.Minute), presigned: true, expires: time.Minute}, ""},
+		"presigned, beyond":      {request{date: now.Add(-time.Minute), presigned: true, expires: time.Minute - time.Second}, "too old"},
+		"presigned, long":        {request{date: now.Add(-5*time.Minute - time.Second), presigned: true, expires: 15 * time.Minute}, "too old"},
+		"presigned, to come":     {request{date: now.Add(31 * time.Second), presigned: true, expires: time.Minute}, "to come"},
+		"another broker's":       {request{date: now, serverID: "other.example"}, "another server ID"},
+		"a part of a server ID":  {request{date: now, serverID: serverID[1:]}, "another server ID"},
+		"in other letters' case": {request{date: now, serverID: strings.ToUpper(serverID)}, "another server ID"},
+	} {
+		if !c.r.presigned && c.r.serverID == "" {
+			c.r.serverID = serverID
+		}
+		if err := v.check(&c.r); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, expected %q", name, err, c.want)
+		}
+	}
+}
+
+// STS gets the headers that were signed, and of ours three that say nothing.
+func TestWhatSTSReceives(t *testing.T) {
+	f := newFixture(t)
 	s := newSigning()
-	proof := encode(b, s.login(b))
-	b.ReportAllocs()
-	for b.Loop() {
-		r, err := parse(proof, nil)
-		if err != nil {
-			b.Fatal(err)
+	in := s.login(t)
+	in["headers"] = strings.Replace(in["headers"], "{", `{"Accept-Encoding":["gzip"],"User-Agent":["planted"],"Connection":["upgrade"],"Amz-Sdk-Request":["attempt=1"],`, 1)
+	if _, err := f.verify(t, encode(t, in)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.verify(t, token(s.presign(t))); err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range [][]string{
+		{"Accept", "Authorization", "Content-Length", "Content-Type", "User-Agent", "X-Amz-Date", "X-Amz-Security-Token", "X-Credbroker-Nonce", "X-Credbroker-Server-Id"},
+		{"Accept", "User-Agent", "X-K8s-Aws-Id"},
+	} {
+		got := f.sts.Requests()[n]
+		if names := slices.Sorted(maps.Keys(got.Header)); !slices.Equal(names, want) || got.Header.Get("User-Agent") != "credbroker" || got.Host != s.host || got.Path != "/" {
+			t.Errorf("%s %s%s with %q", got.Method, got.Host, got.Path, names)
 		}
-		if _, err := r.build(context.Background(), serverID); err != nil {
-			b.Fatal(err)
-		}
-		_ = r.name()
 	}
 }
