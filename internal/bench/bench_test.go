@@ -48,6 +48,7 @@ var measures = []struct {
 	{"redis", foundInRedis},
 	{"cold", cold},
 	{"proofs", proofs},
+	{"aws", awsProofs},
 	{"stampede", stampede},
 	{"heap", heap},
 	{"idle", idle},

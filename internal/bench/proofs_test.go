@@ -1,10 +1,6 @@
 package bench
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
 	"fmt"
 	"time"
 
@@ -37,20 +33,7 @@ func (s *stage) verify(v attest.Verifier, token string) {
 func proofs(s *stage) []row {
 	v := s.verifier(0)
 	n := s.size(3000, 5)
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	sum := sha256.Sum256([]byte("input"))
-	sigR, sigS, err := ecdsa.Sign(rand.Reader, private, sum[:])
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	bare := func() {
-		if !ecdsa.Verify(&private.PublicKey, sum[:], sigR, sigS) {
-			s.t.Fatal("a good signature was refused")
-		}
-	}
+	bare := bareES256(s)
 	remembered := s.token("remembered")
 	s.verify(v, remembered)
 	var old, oldBare, fresh, freshBare []float64

@@ -21,6 +21,9 @@ import (
 const (
 	// maxProof bounds a proof in bytes, before anything of it is looked at.
 	maxProof = 8 << 10
+	// maxEscapes bounds those in a JSON text, which take longer to read than anything else in it. Some signers escape the slashes of
+	// base64, a 64th of it.
+	maxEscapes = 256
 	// postBody is the only body, with its canonical base64 (RFC 4648, section 4), its length and its SHA-256.
 	postBody       = "Action=GetCallerIdentity&Version=2011-06-15"
 	postBodyBase64 = "QWN0aW9uPUdldENhbGxlcklkZW50aXR5JlZlcnNpb249MjAxMS0wNi0xNQ=="
@@ -95,6 +98,9 @@ func parse(proof string, configured map[string]*endpoint) (*request, error) {
 
 func parseLogin(proof string, configured map[string]*endpoint) (*request, error) {
 	var in loginData
+	if strings.Count(proof, `\`) > maxEscapes {
+		return nil, errEscapes
+	}
 	d := jsontext.NewDecoder(bytes.NewBufferString(proof))
 	if err := readObject(d, func(name jsontext.Token) error {
 		field := in.field(name.String())
@@ -131,6 +137,9 @@ func parseLogin(proof string, configured map[string]*endpoint) (*request, error)
 	if err != nil {
 		return nil, err
 	}
+	if bytes.Count(data, []byte(`\`)) > maxEscapes {
+		return nil, errEscapes
+	}
 	d.Reset(bytes.NewBuffer(data), jsontext.AllowDuplicateNames(true)) // parseHeaders looks for them itself
 	given, err := parseHeaders(d)
 	if err != nil {
@@ -160,6 +169,8 @@ func readObject(d *jsontext.Decoder, member func(name jsontext.Token) error) err
 	}
 	return nil
 }
+
+var errEscapes = fmt.Errorf("a JSON text has more than %d escapes", maxEscapes)
 
 var errNoObject = errors.New("it isn't one JSON object, or it has a member twice")
 

@@ -155,6 +155,7 @@ func TestLoginDataThatIsRefused(t *testing.T) {
 		"a line break in a value":       {header("User-Agent", `a\r\nX: b`), "printable"},
 		"another alphabet in a value":   {header("User-Agent", "\u00e9"), "printable"},
 		"a control character":           {header("User-Agent", `\u007f`), "printable"},
+		"more escapes than there are":   {header("User-Agent", strings.Repeat(`\u0041`, maxEscapes+1)), "escapes"},
 		"a tab in a value":              {header("User-Agent", `a\tb`), "printable"},
 		"a space at the start":          {header("User-Agent", " a"), "printable"},
 		"a space at the end":            {header("User-Agent", "a "), "printable"},
@@ -219,6 +220,16 @@ func TestLoginDataThatIsRefused(t *testing.T) {
 	}
 }
 
+func TestEscapesOfTheLoginDataAreBounded(t *testing.T) {
+	proof := encode(t, newSigning().login(t))
+	escaped := strings.Replace(proof, "{", `{"\u0069am_http_request_method":"POST",`, 1)
+	for n, want := range map[int]string{maxEscapes - 1: "member twice", maxEscapes: "escapes"} {
+		if _, err := parse(strings.Replace(escaped, "POST", strings.Repeat(`\u0050`, n), 1), nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%d more: %v, expected %q", n, err, want)
+		}
+	}
+}
+
 // withSignature puts another signature at the end of the header Authorization.
 func withSignature(headers, signature string) string {
 	before, after, _ := strings.Cut(headers, "Signature=")
@@ -234,6 +245,10 @@ func TestLoginDataThatIsTaken(t *testing.T) {
 		},
 		"texts without lists": func(in map[string]string) {
 			in["headers"] = strings.NewReplacer("[", "", "]", "").Replace(in["headers"])
+		},
+		"slashes escaped, as PHP does": func(in map[string]string) { in["headers"] = strings.ReplaceAll(in["headers"], "/", `\/`) },
+		"as many escapes as may be": func(in map[string]string) {
+			in["headers"] = strings.Replace(in["headers"], "{", `{"User-Agent":["`+strings.Repeat(`\u0041`, maxEscapes)+`"],`, 1)
 		},
 		"names in lower case": func(in map[string]string) {
 			in["headers"] = strings.Replace(in["headers"], "X-Amz-Date", "x-amz-date", 1)
