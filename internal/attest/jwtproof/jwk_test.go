@@ -83,6 +83,15 @@ func TestForeignKeysAreSkipped(t *testing.T) {
 	}
 }
 
+// A bundle of SPIFFE holds the keys of X.509-SVIDs as well: one that doesn't say what it's for is neither's.
+func TestKeysOfABundleNameTheirUse(t *testing.T) {
+	ec := &testEC(t, elliptic.P256()).PublicKey
+	set, err := parseJWKS(jwks(jwkOf(ec, "a", ""), jwkOf(ec, "b", `,"use":"sig"`), jwkOf(ec, "c", `,"use":"x509-svid"`), jwkOf(ec, "good", `,"use":"jwt-svid"`)), "jwt-svid")
+	if err != nil || len(set.keys) != 1 || set.keys["good"] == nil || set.foreign != 3 {
+		t.Errorf("%+v, %v", set, err)
+	}
+}
+
 func TestMalformedKeysAreSkippedAndCounted(t *testing.T) {
 	ec, rsaKey := &testEC(t, elliptic.P256()).PublicKey, &testRSA().PublicKey
 	point, _ := ec.Bytes()
