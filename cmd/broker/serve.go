@@ -25,7 +25,7 @@ import (
 	"github.com/credbroker/credbroker/internal/broker"
 	"github.com/credbroker/credbroker/internal/cache"
 	"github.com/credbroker/credbroker/internal/config"
-	"github.com/credbroker/credbroker/internal/exchange/minio"
+	"github.com/credbroker/credbroker/internal/exchange"
 	"github.com/credbroker/credbroker/internal/issuer"
 	"github.com/credbroker/credbroker/internal/metrics"
 	"github.com/credbroker/credbroker/internal/redis"
@@ -74,7 +74,7 @@ type program struct {
 	notices    []string
 	audit      *audit.Writer
 	issuer     *issuer.Issuer
-	exchangers map[string]*minio.Exchanger
+	exchangers map[string]exchange.Exchanger
 	memory     *cache.Memory
 	store      *cache.Store
 	redis      *redis.Client // nil if there is none
@@ -191,7 +191,9 @@ func (p *program) run(ctx context.Context) error {
 		workers.Go(func() { p.redis.Run(background) })
 	}
 	for _, x := range p.exchangers {
-		workers.Go(func() { x.Run(background) })
+		if x, ok := x.(interface{ Run(context.Context) }); ok {
+			workers.Go(func() { x.Run(background) })
+		}
 	}
 
 	listeners, failed := errgroup.WithContext(ctx)
@@ -278,6 +280,10 @@ func (p *program) ready() server.Readiness {
 // export adds the values that are read when metrics are scraped.
 func (p *program) export(m *metrics.Metrics) {
 	for name, x := range p.exchangers {
+		x, ok := x.(interface{ AcceptsForgedTokens() bool })
+		if !ok {
+			continue
+		}
 		m.Gauge("credbroker_minio_accepts_forged_tokens", "1 if the exchanger's MinIO took a forged token at the last self-test: nothing is issued from it.",
 			map[string]string{"exchanger": name}, func() float64 {
 				if x.AcceptsForgedTokens() {

@@ -21,6 +21,7 @@ import (
 	"github.com/credbroker/credbroker/internal/broker"
 	"github.com/credbroker/credbroker/internal/cache"
 	"github.com/credbroker/credbroker/internal/config"
+	"github.com/credbroker/credbroker/internal/exchange"
 	"github.com/credbroker/credbroker/internal/exchange/minio"
 	"github.com/credbroker/credbroker/internal/issuer"
 	"github.com/credbroker/credbroker/internal/metrics"
@@ -38,36 +39,38 @@ func backends(cfg *config.Config) map[string]policy.Backend {
 	for name, e := range cfg.Exchangers {
 		switch e.Kind {
 		case config.KindMinIOWebIdentity:
-			out[name] = minio.Honours(e.AllowedPolicies)
+			out[name] = minio.WebIdentityHonours(e.AllowedPolicies)
 		}
 	}
 	return out
 }
 
-// newExchangers makes the configured exchangers; each still has to be run.
-func newExchangers(cfg *config.Config, iss *issuer.Issuer, m *metrics.Metrics, log *slog.Logger) (map[string]*minio.Exchanger, error) {
-	out := map[string]*minio.Exchanger{}
+// newExchangers makes the configured exchangers. Those that have a Run still have to be run.
+func newExchangers(cfg *config.Config, iss *issuer.Issuer, m *metrics.Metrics, log *slog.Logger) (map[string]exchange.Exchanger, error) {
+	out := map[string]exchange.Exchanger{}
 	for name, e := range cfg.Exchangers {
-		switch e.Kind {
-		case config.KindMinIOWebIdentity:
-			tokens, err := iss.Source(issuer.SourceConfig{Audience: e.ClientID, AllowedPolicies: e.AllowedPolicies, Dangerous: e.Dangerous})
-			if err != nil {
-				return nil, fmt.Errorf("exchangers.%s: %w", name, err)
-			}
-			x, err := minio.New(minio.Config{
-				Endpoint: e.Endpoint, CAFile: e.CAFile, ClientID: e.ClientID, Tokens: tokens,
-				AllowedPolicies: e.AllowedPolicies, Dangerous: e.Dangerous, Timeout: e.Timeout, Log: log,
-				Observe: func(outcome string, took time.Duration) { m.Exchanged(name, outcome, took) },
-			})
-			if err != nil {
-				return nil, fmt.Errorf("exchangers.%s: %w", name, err)
-			}
-			out[name] = x
-		default:
-			return nil, fmt.Errorf("exchangers.%s: kind %q is not known", name, e.Kind)
+		x, err := newExchanger(e, iss, func(outcome string, took time.Duration) { m.Exchanged(name, outcome, took) }, log)
+		if err != nil {
+			return nil, fmt.Errorf("exchangers.%s: %w", name, err)
 		}
+		out[name] = x
 	}
 	return out, nil
+}
+
+func newExchanger(e config.Exchanger, iss *issuer.Issuer, observe func(string, time.Duration), log *slog.Logger) (exchange.Exchanger, error) {
+	server := minio.Server{Endpoint: e.Endpoint, CAFile: e.CAFile, Timeout: e.Timeout, Observe: observe}
+	switch e.Kind {
+	case config.KindMinIOWebIdentity:
+		tokens, err := iss.Source(issuer.SourceConfig{Audience: e.ClientID, AllowedPolicies: e.AllowedPolicies, Dangerous: e.Dangerous})
+		if err != nil {
+			return nil, err
+		}
+		return minio.NewWebIdentity(minio.WebIdentityConfig{
+			Server: server, ClientID: e.ClientID, Tokens: tokens, AllowedPolicies: e.AllowedPolicies, Dangerous: e.Dangerous, Log: log,
+		})
+	}
+	return nil, fmt.Errorf("kind %q is not known", e.Kind)
 }
 
 // newRedis makes the client of what replicas share, and its keys; nil without a Redis.
@@ -225,7 +228,7 @@ func newAWSVerifier(a *config.AWS, used attest.Replay) (*awsiam.Verifier, error)
 	return v, nil
 }
 
-func asBrokerExchangers(cfg *config.Config, exchangers map[string]*minio.Exchanger) map[string]broker.Exchanger {
+func asBrokerExchangers(cfg *config.Config, exchangers map[string]exchange.Exchanger) map[string]broker.Exchanger {
 	out := make(map[string]broker.Exchanger, len(exchangers))
 	for name, x := range exchangers {
 		e := cfg.Exchangers[name]

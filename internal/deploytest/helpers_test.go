@@ -91,7 +91,7 @@ func compile(t testing.TB, cfg *config.Config) *policy.Rules {
 	t.Helper()
 	backends := map[string]policy.Backend{}
 	for name, e := range cfg.Exchangers {
-		backends[name] = minio.Honours(e.AllowedPolicies)
+		backends[name] = minio.WebIdentityHonours(e.AllowedPolicies)
 	}
 	rules, err := policy.Compile(cfg.Roles, backends)
 	if err != nil {

@@ -86,7 +86,9 @@ func TestTemporaryCredentialsMakeNoPermanentKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	makeKey := func(p, session string, dangerous bool) (string, error) {
-		x, err := minio.New(minio.Config{Endpoint: server.Endpoint, ClientID: brokertest.ClientID, Tokens: tokens, AllowedPolicies: policies, Dangerous: dangerous, Timeout: 10 * time.Second})
+		x, err := minio.NewWebIdentity(minio.WebIdentityConfig{
+			Server: minio.Server{Endpoint: server.Endpoint, Timeout: 10 * time.Second}, ClientID: brokertest.ClientID, Tokens: tokens, AllowedPolicies: policies, Dangerous: dangerous,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,7 +9,7 @@ const objectsOnly = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Act
 
 // boundary is the session policy to send for a grant. Only an exchanger that the configuration calls dangerous sends none:
 // its policies may administer MinIO.
-func (x *Exchanger) boundary(g policy.Grant) string {
+func (x *WebIdentity) boundary(g policy.Grant) string {
 	if g.SessionPolicy == "" && !x.cfg.Dangerous {
 		return objectsOnly
 	}

@@ -3,4 +3,4 @@ package minio
 import "context"
 
 // AskNow makes a self-test whatever is known.
-func AskNow(x *Exchanger) { x.test(context.Background()) }
+func AskNow(x *WebIdentity) { x.test(context.Background()) }

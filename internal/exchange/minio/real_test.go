@@ -55,7 +55,7 @@ func serveIssuer(t *testing.T) *served {
 	return s
 }
 
-func newExchanger(t *testing.T, iss *issuer.Issuer, cfg minioexchange.Config) *minioexchange.Exchanger {
+func newExchanger(t *testing.T, iss *issuer.Issuer, cfg minioexchange.WebIdentityConfig) *minioexchange.WebIdentity {
 	t.Helper()
 	allowed := []string{"reports-rw", "readonly", "not-there"}
 	tokens, err := iss.Source(issuer.SourceConfig{Audience: brokertest.ClientID, AllowedPolicies: allowed})
@@ -66,7 +66,7 @@ func newExchanger(t *testing.T, iss *issuer.Issuer, cfg minioexchange.Config) *m
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 5 * time.Second
 	}
-	x, err := minioexchange.New(cfg)
+	x, err := minioexchange.NewWebIdentity(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestExchangeAtRealMinIO(t *testing.T) {
 	server := brokertest.StartMinIO(t, brokertest.MinIOOptions{IssuerURL: iss.url, TLS: true})
 	server.MakeBucket("reports")
 	server.PutPolicy("reports-rw", reportsRW)
-	here := minioexchange.Config{Endpoint: server.Endpoint, CAFile: server.CAFile}
+	here := minioexchange.WebIdentityConfig{Server: minioexchange.Server{Endpoint: server.Endpoint, CAFile: server.CAFile}}
 	x := newExchanger(t, iss.Issuer, here)
 	put := func(c exchange.Credentials, key string) error {
 		client := server.Client(c.AccessKeyID, c.SecretAccessKey.Reveal(), c.SessionToken.Reveal())
@@ -161,7 +161,9 @@ func TestExchangeAtRealMinIO(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		other, err := minioexchange.New(minioexchange.Config{Endpoint: server.Endpoint, CAFile: server.CAFile, ClientID: "other", Tokens: tokens, Timeout: time.Second})
+		other, err := minioexchange.NewWebIdentity(minioexchange.WebIdentityConfig{
+			Server: minioexchange.Server{Endpoint: server.Endpoint, CAFile: server.CAFile, Timeout: time.Second}, ClientID: "other", Tokens: tokens,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -263,7 +265,7 @@ func TestExchangeAtRealMinIO(t *testing.T) {
 func TestOpenMinIOIsNotUsed(t *testing.T) {
 	iss := serveIssuer(t)
 	server := brokertest.StartMinIO(t, brokertest.MinIOOptions{IssuerURL: iss.url, NoClientSecret: true})
-	x := newExchanger(t, iss.Issuer, minioexchange.Config{Endpoint: server.Endpoint})
+	x := newExchanger(t, iss.Issuer, minioexchange.WebIdentityConfig{Server: minioexchange.Server{Endpoint: server.Endpoint}})
 	if _, err := x.Exchange(t.Context(), request(time.Minute, "", "readonly")); !errors.Is(err, exchange.ErrUnsafe) {
 		t.Fatalf("a MinIO without client secret was used: %v", err)
 	}

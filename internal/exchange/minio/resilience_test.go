@@ -123,7 +123,9 @@ func TestMinIOsCertificateIsChecked(t *testing.T) {
 	iss, _ := issuer.New(issuer.Config{URL: "https://broker.example", RotateEvery: time.Hour})
 	tokens, _ := iss.Source(issuer.SourceConfig{Audience: "a", AllowedPolicies: []string{"readonly"}})
 	for file, want := range map[string]error{"": exchange.ErrUnavailable, ca: nil} {
-		x, err := minioexchange.New(minioexchange.Config{Endpoint: server.URL, ClientID: "a", CAFile: file, Tokens: tokens, AllowedPolicies: []string{"readonly"}, Timeout: time.Second})
+		x, err := minioexchange.NewWebIdentity(minioexchange.WebIdentityConfig{
+			Server: minioexchange.Server{Endpoint: server.URL, CAFile: file, Timeout: time.Second}, ClientID: "a", Tokens: tokens, AllowedPolicies: []string{"readonly"},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -131,7 +133,7 @@ func TestMinIOsCertificateIsChecked(t *testing.T) {
 			t.Errorf("CA file %q: %v", file, err)
 		}
 	}
-	if _, err := minioexchange.New(minioexchange.Config{CAFile: filepath.Join(t.TempDir(), "none")}); err == nil {
+	if _, err := minioexchange.NewWebIdentity(minioexchange.WebIdentityConfig{Server: minioexchange.Server{CAFile: filepath.Join(t.TempDir(), "none")}}); err == nil {
 		t.Error("a CA file that isn't there: no error")
 	}
 }
@@ -250,7 +252,7 @@ func TestMinIOThatCantReadTheKeysIsUnavailable(t *testing.T) {
 func TestAMinIOThatCameBackOpenIsNotUsedOnce(t *testing.T) {
 	iss := serveIssuer(t)
 	server := brokertest.StartMinIO(t, brokertest.MinIOOptions{IssuerURL: iss.url})
-	x := newExchanger(t, iss.Issuer, minioexchange.Config{Endpoint: server.Endpoint})
+	x := newExchanger(t, iss.Issuer, minioexchange.WebIdentityConfig{Server: minioexchange.Server{Endpoint: server.Endpoint}})
 	if _, err := x.Exchange(t.Context(), request(time.Minute, "", "readonly")); err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +268,7 @@ func TestAMinIOThatCameBackOpenIsNotUsedOnce(t *testing.T) {
 func TestCredentialsWithinTheProofNeverOutliveIt(t *testing.T) {
 	iss := serveIssuer(t)
 	server := brokertest.StartMinIO(t, brokertest.MinIOOptions{IssuerURL: iss.url})
-	x := newExchanger(t, iss.Issuer, minioexchange.Config{Endpoint: server.Endpoint})
+	x := newExchanger(t, iss.Issuer, minioexchange.WebIdentityConfig{Server: minioexchange.Server{Endpoint: server.Endpoint}})
 	req := request(time.Minute, "", "readonly")
 	req.Grant.WithinProof, req.Identity.Expires = true, time.Now().Add(20*time.Second)
 	c, err := x.Exchange(t.Context(), req)

@@ -59,7 +59,7 @@ func newSelfTest() selfTest {
 }
 
 // Run tests the server now and again until ctx ends.
-func (x *Exchanger) Run(ctx context.Context) {
+func (x *WebIdentity) Run(ctx context.Context) {
 	defer x.transport.CloseIdleConnections()
 	tick := time.NewTicker(testEveryUnknown)
 	defer tick.Stop()
@@ -76,14 +76,14 @@ func (x *Exchanger) Run(ctx context.Context) {
 }
 
 // AcceptsForgedTokens says whether the forged token was accepted by the last answer that told either way.
-func (x *Exchanger) AcceptsForgedTokens() bool {
+func (x *WebIdentity) AcceptsForgedTokens() bool {
 	x.selfTest.mu.Lock()
 	defer x.selfTest.mu.Unlock()
 	return x.selfTest.forged
 }
 
 // ensureSafe returns nil if the server is known to refuse forged tokens, and asks it if nothing is known.
-func (x *Exchanger) ensureSafe(ctx context.Context) error {
+func (x *WebIdentity) ensureSafe(ctx context.Context) error {
 	if x.selfTest.current() == unknown {
 		x.testUnlessTested(ctx)
 	}
@@ -103,7 +103,7 @@ func (x *Exchanger) ensureSafe(ctx context.Context) error {
 }
 
 // testUnlessTested tests the server; whoever had to wait for another's test takes that one's word.
-func (x *Exchanger) testUnlessTested(ctx context.Context) {
+func (x *WebIdentity) testUnlessTested(ctx context.Context) {
 	before := x.selfTest.tests()
 	select {
 	case x.selfTest.running <- struct{}{}:
@@ -118,15 +118,15 @@ func (x *Exchanger) testUnlessTested(ctx context.Context) {
 }
 
 // test tests the server once and keeps the outcome, unless the caller's leaving was the outcome.
-func (x *Exchanger) test(ctx context.Context) {
-	ctx, cancel := context.WithTimeoutCause(ctx, x.cfg.Timeout, errTimeout)
+func (x *WebIdentity) test(ctx context.Context) {
+	ctx, cancel := exchange.WithTimeout(ctx, x.cfg.Timeout)
 	defer cancel()
 	losses, contacts := x.selfTest.contactLosses(), x.contact.times.Load()
 	v, odd, detail := x.ask(ctx)
 	if x.contact.times.Load() != contacts {
 		contacts++ // made by the question itself; whatever was made after it counts as unknown
 	}
-	if v == unknown && callerLeft(ctx) {
+	if v == unknown && exchange.CallerLeft(ctx) {
 		return
 	}
 	x.selfTest.tested(contacts)
@@ -147,12 +147,12 @@ func (x *Exchanger) test(ctx context.Context) {
 
 // ask shows the server a token that anyone could have forged where MinIO runs without a client secret: signed by HMAC with
 // the empty key, under the client ID for a key ID. It names a policy that doesn't exist, so that it could do nothing.
-func (x *Exchanger) ask(ctx context.Context) (v verdict, odd bool, detail string) {
+func (x *WebIdentity) ask(ctx context.Context) (v verdict, odd bool, detail string) {
 	token, err := forge(x.cfg.ClientID, time.Now())
 	if err != nil {
 		return unknown, false, err.Error()
 	}
-	_, f := x.assumeRole(ctx, token, "", exchange.Correlation{})
+	_, f := x.show(ctx, token, "", exchange.Correlation{})
 	switch {
 	case f == nil:
 		return accepted, false, ""

@@ -51,13 +51,13 @@ func forged(r *http.Request) bool {
 	return strings.HasPrefix(r.FormValue("WebIdentityToken"), "eyJhbGciOiJIUzI1NiI")
 }
 
-func standInExchanger(t *testing.T, endpoint string, timeout time.Duration) *minioexchange.Exchanger {
+func standInExchanger(t *testing.T, endpoint string, timeout time.Duration) *minioexchange.WebIdentity {
 	t.Helper()
 	iss, err := issuer.New(issuer.Config{URL: "https://broker.example", RotateEvery: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newExchanger(t, iss, minioexchange.Config{Endpoint: endpoint, Timeout: timeout})
+	return newExchanger(t, iss, minioexchange.WebIdentityConfig{Server: minioexchange.Server{Endpoint: endpoint, Timeout: timeout}})
 }
 
 func in(d time.Duration) string { return time.Now().Add(d).UTC().Format(time.RFC3339) }

@@ -83,14 +83,9 @@ func (f *failure) String() string {
 	}
 }
 
-// assumeRole calls AssumeRoleWithWebIdentity once. No DurationSeconds is sent: with one, MinIO's credentials may outlive the
+// show calls AssumeRoleWithWebIdentity once. No DurationSeconds is sent: with one, MinIO's credentials may outlive the
 // token; without, they end with it.
-func (x *Exchanger) assumeRole(ctx context.Context, token secret.Secret, sessionPolicy string, corr exchange.Correlation) (exchange.Credentials, *failure) {
-	trip := &roundTrip{base: x.transport, correlation: corr}
-	client := &http.Client{
-		Transport:     trip,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+func (x *WebIdentity) show(ctx context.Context, token secret.Secret, sessionPolicy string, corr exchange.Correlation) (exchange.Credentials, *failure) {
 	provider, err := credentials.NewSTSWebIdentity(x.cfg.Endpoint,
 		func() (*credentials.WebIdentityToken, error) {
 			return &credentials.WebIdentityToken{Token: token.Reveal()}, nil
@@ -98,9 +93,19 @@ func (x *Exchanger) assumeRole(ctx context.Context, token secret.Secret, session
 	if err != nil {
 		return exchange.Credentials{}, &failure{err: err}
 	}
+	return ask(ctx, provider, x.transport, corr, token)
+}
+
+// ask makes one call. Shown is what must not get into an error, though the server may repeat it.
+func ask(ctx context.Context, provider *credentials.Credentials, transport http.RoundTripper, corr exchange.Correlation, shown secret.Secret) (exchange.Credentials, *failure) {
+	trip := &roundTrip{base: transport, correlation: corr}
+	client := &http.Client{
+		Transport:     trip,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	v, err := provider.GetWithContext(&credentials.CredContext{Client: client, Context: ctx})
 	if err != nil {
-		return exchange.Credentials{}, trip.failure(err, token)
+		return exchange.Credentials{}, trip.failure(err, shown)
 	}
 	return exchange.Credentials{
 		AccessKeyID:     v.AccessKeyID,
@@ -142,12 +147,12 @@ func (t *roundTrip) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// failure describes err. Neither a URL nor the token gets into it.
-func (t *roundTrip) failure(err error, token secret.Secret) *failure {
+// failure describes err. Neither a URL nor what was shown gets into it.
+func (t *roundTrip) failure(err error, shown secret.Secret) *failure {
 	f := &failure{status: t.status}
 	if doc, ok := errors.AsType[credentials.ErrorResponse](err); ok {
 		f.code, f.message = doc.STSError.Code, doc.STSError.Message
-		if strings.Contains(f.code+f.message, token.Reveal()) {
+		if !shown.IsZero() && strings.Contains(f.code+f.message, shown.Reveal()) {
 			f.code, f.message = secret.Redacted, secret.Redacted
 		}
 		f.err = errors.New(f.code)

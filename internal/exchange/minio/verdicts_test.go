@@ -184,7 +184,7 @@ func TestChangesOfTheVerdictAreLogged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := newExchanger(t, iss, minioexchange.Config{Endpoint: server.URL, Log: slog.New(slog.NewTextHandler(&out, nil))})
+	x := newExchanger(t, iss, minioexchange.WebIdentityConfig{Server: minioexchange.Server{Endpoint: server.URL}, Log: slog.New(slog.NewTextHandler(&out, nil))})
 	const starting, closed = "", closedAnswer
 	for i, step := range []struct{ body, want string }{
 		{starting, "level=WARN msg=\"nothing is issued"}, {starting, ""}, {closed, "level=INFO"}, {closed, ""}, {"odd", "level=WARN msg=\"MinIO's answer"},
