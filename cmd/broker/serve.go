@@ -30,6 +30,7 @@ import (
 	"github.com/credbroker/credbroker/internal/metrics"
 	"github.com/credbroker/credbroker/internal/redis"
 	"github.com/credbroker/credbroker/internal/server"
+	"github.com/credbroker/credbroker/internal/vault"
 )
 
 func newServeCommand() *cobra.Command {
@@ -78,6 +79,7 @@ type program struct {
 	memory     *cache.Memory
 	store      *cache.Store
 	redis      *redis.Client // nil if there is none
+	vault      *vault.Client // nil if there is none
 	broker     *broker.Broker
 	reloader   *reloader
 	transports *transports
@@ -108,6 +110,9 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 		return nil, err
 	}
 	p.redis = client
+	if p.vault, err = newVault(cfg, m, log); err != nil {
+		return nil, err
+	}
 	owns := issuer.Config{URL: cfg.Issuer.URL, RotateEvery: cfg.Issuer.KeyRotation, Log: log}
 	var replay attest.Replay // in memory
 	var used attest.Replay = attest.NewReplayMemory(time.Now)
@@ -190,6 +195,9 @@ func (p *program) run(ctx context.Context) error {
 	if p.redis != nil {
 		workers.Go(func() { p.redis.Run(background) })
 	}
+	if p.vault != nil {
+		workers.Go(func() { p.vault.Run(background) })
+	}
 	for _, x := range p.exchangers {
 		if x, ok := x.(interface{ Run(context.Context) }); ok {
 			workers.Go(func() { x.Run(background) })
@@ -260,6 +268,11 @@ func (p *program) ready() server.Readiness {
 			reasons = append(reasons, "redis: "+why)
 		}
 	}
+	if p.vault != nil {
+		if why := p.vault.Status(); why != "" {
+			reasons = append(reasons, "vault: "+why)
+		}
+	}
 	if fault := p.reloader.reason(); fault != "" {
 		reasons = append(reasons, fault)
 	}
@@ -297,6 +310,9 @@ func (p *program) export(m *metrics.Metrics) {
 	m.Counter("credbroker_cache_hits_total", "Look-ups that found credentials.", nil, func() float64 { return float64(p.memory.Stats().Hits) })
 	m.Counter("credbroker_cache_misses_total", "Look-ups that found none.", nil, func() float64 { return float64(p.memory.Stats().Misses) })
 	m.Counter("credbroker_cache_evictions_total", "Credentials dropped to make room.", nil, func() float64 { return float64(p.memory.Stats().Evictions) })
+	if p.vault != nil {
+		exportVault(m, p.vault)
+	}
 	if p.redis == nil {
 		return
 	}

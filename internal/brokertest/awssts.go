@@ -198,7 +198,7 @@ type signature struct {
 // (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html).
 func (s *AWSSTS) verify(r *http.Request, body string) (key AWSKey, action, code string) {
 	params, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil || r.URL.Path != "/" {
+	if err != nil || strings.Trim(r.URL.Path, "/") != "" { // Vault sends "//", which is signed as "/"
 		return key, "", "InvalidAction"
 	}
 	var sig signature

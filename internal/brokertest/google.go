@@ -1,6 +1,7 @@
 package brokertest
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"strings"
@@ -14,6 +15,7 @@ const (
 	GoogleAccountJWKSPath = "/service_accounts/v1/jwk/"                              // and an account's e-mail address: the account's own keys, over https
 	GoogleMetadataPath    = "/computeMetadata/v1/instance/"                          // what the metadata server says of the instance, over http
 	GoogleIdentityPath    = GoogleMetadataPath + "service-accounts/default/identity" // its identity tokens
+	GoogleAccessPath      = GoogleMetadataPath + "service-accounts/default/token"    // its access tokens
 )
 
 // GCEInstance is an instance of Compute Engine, as its identity tokens describe it.
@@ -31,13 +33,16 @@ type Google struct {
 	MetadataHost string
 	// URL is where the keys are, by https; CAFile is its certificate.
 	URL, CAFile string
+	// IAMURL is the IAM Service Account Credentials API, over http: service accounts sign for the instance's access token.
+	IAMURL string
 	// Instance is whose metadata server it is. Change it before the first request.
 	Instance GCEInstance
 
 	Endpoints
 
-	now func() time.Time
-	key *jwtKey
+	now    func() time.Time
+	key    *jwtKey
+	access string
 }
 
 // GoogleIssuer is the issuer of Google's identity tokens.
@@ -49,7 +54,7 @@ func NewGoogle(t testing.TB, now func() time.Time) *Google {
 	if now == nil {
 		now = time.Now
 	}
-	g := &Google{now: now, key: rsaKey("google"), Instance: GCEInstance{
+	g := &Google{now: now, key: rsaKey("google"), access: "ya29." + random(16), Instance: GCEInstance{
 		ServiceAccount: "backup@example-project.iam.gserviceaccount.com", UniqueID: "112233445566778899001",
 		ProjectID: "example-project", ProjectNumber: 123456789012, Zone: "europe-west1-b",
 		ID: "4567890123456789012", Name: "backup-1", CreationTime: 1735689600,
@@ -57,6 +62,7 @@ func NewGoogle(t testing.TB, now func() time.Time) *Google {
 	metadata, _ := serve(t, http.HandlerFunc(g.metadata), false)
 	g.MetadataHost = strings.TrimPrefix(metadata, "http://")
 	g.URL, g.CAFile = serve(t, http.HandlerFunc(g.keys), true)
+	g.IAMURL, _ = serve(t, http.HandlerFunc(g.signJWT), false)
 	return g
 }
 
@@ -123,6 +129,10 @@ func (g *Google) metadata(w http.ResponseWriter, r *http.Request) {
 	if g.intercept(w, r) {
 		return
 	}
+	if r.URL.Path == GoogleAccessPath && r.Method == http.MethodGet && r.Header.Get("Metadata-Flavor") == "Google" {
+		writeJSON(w, map[string]any{"access_token": g.access, "expires_in": 3599, "token_type": "Bearer"})
+		return
+	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	audience, format := query["audience"], query.Get("format")
 	switch {
@@ -142,6 +152,30 @@ func (g *Google) metadata(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte(g.Sign(nil, g.standard(audience[0]))))
 	default:
 		http.Error(w, "unknown format", http.StatusBadRequest)
+	}
+}
+
+// signJWT is projects.serviceAccounts.signJwt
+// (https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/signJwt).
+func (g *Google) signJWT(w http.ResponseWriter, r *http.Request) {
+	if g.intercept(w, r) {
+		return
+	}
+	account, _ := strings.CutPrefix(r.URL.Path, "/v1/projects/-/serviceAccounts/")
+	account, found := strings.CutSuffix(account, ":signJwt")
+	var body struct{ Payload string }
+	var claims map[string]any
+	decode := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
+	decode.DisallowUnknownFields()
+	switch err := decode.Decode(&body); {
+	case r.Method != http.MethodPost || !found || !strings.Contains(account, "@"):
+		http.NotFound(w, r)
+	case r.Header.Get("Authorization") != "Bearer "+g.access:
+		http.Error(w, `{"error":{"code":401,"status":"UNAUTHENTICATED"}}`, http.StatusUnauthorized)
+	case err != nil || json.Unmarshal([]byte(body.Payload), &claims) != nil:
+		http.Error(w, `{"error":{"code":400,"status":"INVALID_ARGUMENT"}}`, http.StatusBadRequest)
+	default:
+		writeJSON(w, map[string]any{"keyId": rsaKey(account).kid, "signedJwt": g.SignJWT(account, nil, body.Payload)})
 	}
 }
 

@@ -33,6 +33,8 @@ type Config struct {
 	AWS AWS `yaml:"aws"`
 	// X509 says which client certificates are taken as proof; at most 64. Default none, and then listeners ask for none by themselves.
 	X509 []X509 `yaml:"x509"`
+	// Vault is where the broker gets what it shall not hold itself. Default none.
+	Vault Vault `yaml:"vault"`
 	// Exchangers are the back-ends that credentials come from, by name (^[a-z0-9][a-z0-9_-]{0,62}$); at most 64.
 	// Default none.
 	Exchangers map[string]Exchanger `yaml:"exchangers"`
@@ -128,6 +130,7 @@ func defaults() *Config {
 		Cache:     Cache{MaxBytes: 64 << 20},
 		AWS:       AWS{Skew: 30 * time.Second},
 		Redis:     defaultRedis(),
+		Vault:     defaultVault(),
 		Audit:     Audit{Path: "-"},
 		Log:       Log{Level: slog.LevelInfo},
 		Limits:    Limits{MaxInFlight: 4096, MaxMints: 60, MaxUnsharedMints: 16, RequestTimeout: 10 * time.Second},

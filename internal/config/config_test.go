@@ -89,6 +89,7 @@ func TestEmptyFileIsValid(t *testing.T) {
 				Admin: AdminListener{Socket: "/run/credbroker/admin.sock"},
 			},
 			AWS:      AWS{Skew: 30 * time.Second},
+			Vault:    Vault{Timeout: 5 * time.Second},
 			Cache:    Cache{MaxBytes: 67108864},
 			Redis:    Redis{Mode: "standalone", Timeout: 250 * time.Millisecond, Prefix: "credbroker"},
 			Audit:    Audit{Path: "-"},

@@ -57,6 +57,19 @@ func (c *Config) files() []namedFile {
 	for name, e := range c.Exchangers {
 		out = append(out, namedFile{path: e.CAFile, key: join("exchangers", name) + ".ca_file"})
 	}
+	if a := c.Vault.Auth; c.Vault.Enabled() {
+		out = append(out,
+			namedFile{path: c.Vault.CAFile, key: "vault.ca_file"},
+			namedFile{path: c.Vault.CertFile, key: "vault.cert_file"}, // this and its key for each connection
+			namedFile{path: c.Vault.KeyFile, key: "vault.key_file"},
+			namedFile{path: a.RoleIDFile, key: "vault.auth.role_id_file", least: 1, most: 4096}) // at each login
+		if a.Method == VaultJWT || a.Method == VaultKubernetes { // a Vault Agent may write its token later
+			out = append(out, namedFile{path: a.TokenFile, key: "vault.auth.token_file", least: 1, most: 16 << 10})
+		}
+		if !a.SecretIDWrapped { // which may be brought later, too
+			out = append(out, namedFile{path: a.SecretIDFile, key: "vault.auth.secret_id_file", least: 1, most: 4096})
+		}
+	}
 	if r := c.Redis; r.Enabled() {
 		out = append(out,
 			namedFile{path: r.PasswordFile, key: "redis.password_file", least: 1, most: 4096}, // read for each connection

@@ -37,6 +37,14 @@ func (c *Config) Warnings() []string {
 	for _, a := range c.Redis.plaintext() {
 		warn("redis.addresses: %s is plaintext: whoever is on the way gets Redis's password, and can keep replicas from sharing what they mint", a)
 	}
+	for _, a := range append([]string{c.Vault.Address}, c.Vault.Nodes...) {
+		if plaintextURL(a) {
+			warn("vault: %s is plaintext: whoever is on the way gets the broker's Vault token", a)
+		}
+	}
+	if c.Vault.Auth.Method == VaultAppRole && !c.Vault.Auth.SecretIDWrapped {
+		warn("vault.auth.secret_id_file: it holds a secret of the broker's that lasts as long as the AppRole says: wrap it, or log in as a workload")
+	}
 	if c.Replicas == ReplicasSingle && c.Redis.Enabled() {
 		warn("replicas: single, and there is a Redis: a second replica's issuer keys would not be published")
 	}

@@ -50,6 +50,7 @@ func (v *validator) derive() {
 			return written
 		})
 	}
+	v.Vault.Auth.derive()
 	if v.Issuer.URL != "" {
 		return
 	}
@@ -72,6 +73,7 @@ func (v *validator) derive() {
 
 func (v *validator) all() {
 	v.redis()
+	v.vault()
 	if v.Issuer.URL != "" {
 		v.url("issuer.url", v.Issuer.URL, v.Issuer.InsecurePlaintext, noSlash)
 	}

@@ -26,6 +26,14 @@ func anAWS(more string) string {
 	return "aws: {accounts: ['123456789012'], " + more + "}"
 }
 
+func aVault(more string) string {
+	return "vault: {address: 'https://v.example', auth: {method: approle, role: r, role_id_file: a, secret_id_file: b}, " + more + "}"
+}
+
+func aVaultAuth(auth string) string {
+	return "vault: {address: 'https://v.example', auth: {" + auth + "}}"
+}
+
 func many(n int, format string) string {
 	entries := make([]string, n)
 	for i := range entries {
@@ -80,6 +88,31 @@ func TestBounds(t *testing.T) {
 		{aRedis("db: 0"), "redis: {addresses: ['127.0.0.1:1'], sealing_keys_file: a, key_hmac_keys_file: a}", "redis.key_hmac_keys_file"},
 		{aRedis("db: 0"), "redis: {timeout: 1s}", "redis.addresses"},
 		{"redis: {addresses: [" + many(32, "'127.0.0.1:1%02d'") + "], mode: cluster, sealing_keys_file: a, key_hmac_keys_file: b}", "redis: {addresses: [" + many(33, "'127.0.0.1:1%02d'") + "], mode: cluster, sealing_keys_file: a, key_hmac_keys_file: b}", "redis.addresses"},
+		{aVault("timeout: 100ms"), aVault("timeout: 99ms"), "vault.timeout"},
+		{aVault("timeout: 30s"), aVault("timeout: 30001ms"), "vault.timeout"},
+		{aVault("namespace: a/b"), aVault("namespace: a/b/"), "vault.namespace"},
+		{aVault("nodes: [" + many(16, "'https://v%d.example'") + "]"), aVault("nodes: [" + many(17, "'https://v%d.example'") + "]"), "vault.nodes"},
+		{aVault("nodes: ['https://v1.example:8200']"), aVault("nodes: ['https://v1.example/x']"), "vault.nodes[0]"},
+		{aVault("insecure_plaintext: true"), aVault("insecure_plaintext: true, nodes: ['http://v1.example']"), "vault.nodes[0]"},
+		{aVault("nodes: ['https://v1.example']"), aVault("nodes: ['https://v.example']"), "vault.nodes[0]"},
+		{aVault("cert_file: a, key_file: b"), aVault("cert_file: a"), "vault.cert_file"},
+		{aVault("cert_file: a, key_file: b"), aVault("key_file: b"), "vault.key_file"},
+		{aVault(""), "vault: {timeout: 1s}", "vault.address"},
+		{aVaultAuth("method: token-file, token_file: t"), aVaultAuth("method: token-file"), "vault.auth.token_file"},
+		{aVaultAuth("method: token-file, token_file: t"), aVaultAuth("method: token-file, token_file: t, role: r"), "vault.auth.role"},
+		{aVaultAuth("method: token-file, token_file: t"), aVaultAuth("method: token-file, token_file: t, mount: m"), "vault.auth.mount"},
+		{aVaultAuth("method: kubernetes, role: r"), aVaultAuth("method: kubernetes"), "vault.auth.role"},
+		{aVaultAuth("method: jwt, role: r, token_file: t, mount: a/b"), aVaultAuth("method: jwt, role: r, token_file: t, mount: /a"), "vault.auth.mount"},
+		{aVaultAuth("method: jwt, role: r, token_file: t, mount: a/b"), aVaultAuth("method: jwt, role: r, token_file: t, mount: a/../b"), "vault.auth.mount"},
+		{aVaultAuth("method: jwt, role: r, token_file: t"), aVaultAuth("method: oidc, role: r"), "vault.auth.method"},
+		{aVaultAuth("method: approle, role: r, role_id_file: a, secret_id_file: b, secret_id_wrapped: true"), aVaultAuth("method: jwt, role: r, token_file: t, secret_id_wrapped: true"), "vault.auth.secret_id_wrapped"},
+		{"vault: {address: 'https://v.example', cert_file: c, key_file: k, auth: {method: cert}}", aVaultAuth("method: cert"), "vault.cert_file"},
+		{aVaultAuth("method: aws, role: r, region: eu-west-1, server_id: s"), aVaultAuth("method: aws, role: r, region: eu, server_id: s"), "vault.auth.region"},
+		{aVaultAuth("method: aws, role: r, region: eu-west-1, server_id: s"), aVaultAuth("method: aws, role: r, region: eu-west-1"), "vault.auth.server_id"},
+		{aVaultAuth("method: aws, role: r, region: eu-west-1, server_id: s"), aVaultAuth("method: aws, role: r, region: eu-west-1, server_id: 'a b'"), "vault.auth.server_id"},
+		{aVaultAuth("method: aws, role: r, region: eu-west-1, server_id: s, assume_role: 'arn:aws:iam::123456789012:role/x'"), aVaultAuth("method: aws, role: r, region: eu-west-1, server_id: s, assume_role: 'arn:aws:iam::1:role/x'"), "vault.auth.assume_role"},
+		{aVaultAuth("method: gcp, role: r, service_account: a@b.iam.gserviceaccount.com"), aVaultAuth("method: gcp, role: r, service_account: 'a/../b'"), "vault.auth.service_account"},
+		{aVaultAuth("method: azure, role: r, resource: 'https://management.azure.com/', vm: v"), aVaultAuth("method: azure, role: r"), "vault.auth.resource"},
 		{"shutdown: {drain: 60s}", "shutdown: {drain: 60001ms}", "shutdown.drain"},
 		{"shutdown: {deadline: 1s}", "shutdown: {deadline: 999ms}", "shutdown.deadline"},
 		{"shutdown: {deadline: 10m}", "shutdown: {deadline: 10m1s}", "shutdown.deadline"},

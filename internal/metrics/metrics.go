@@ -25,6 +25,8 @@ type Metrics struct {
 	exchange  *prometheus.HistogramVec
 	redis     *prometheus.CounterVec
 	redisTime *prometheus.HistogramVec
+	vault     *prometheus.CounterVec
+	vaultTime *prometheus.HistogramVec
 	audit     prometheus.Counter
 	reloads   *prometheus.CounterVec
 	reloaded  prometheus.Gauge
@@ -61,6 +63,15 @@ func New(version string) *Metrics {
 			Help:    "Time of an operation on Redis that got an answer, by operation.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
 		}, []string{"operation"}),
+		vault: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "credbroker_vault_operations_total",
+			Help: "Dealings with Vault by operation (login, renew and revoke of the broker's token; call) and outcome (ok, unavailable, refused, failed).",
+		}, []string{"operation", "outcome"}),
+		vaultTime: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "credbroker_vault_operation_duration_seconds",
+			Help:    "Time of a dealing with Vault that succeeded, with its retries, by operation.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"operation"}),
 		audit: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "credbroker_audit_write_errors_total",
 			Help: "Writes to the audit log that failed.",
@@ -78,7 +89,7 @@ func New(version string) *Metrics {
 		Name: "credbroker_build_info", Help: "Always 1; the label tells the version.", ConstLabels: prometheus.Labels{"version": version},
 	})
 	info.Set(1)
-	m.Registry.MustRegister(m.requests, m.latency, m.exchanges, m.exchange, m.redis, m.redisTime, m.audit, m.reloads, m.reloaded, info,
+	m.Registry.MustRegister(m.requests, m.latency, m.exchanges, m.exchange, m.redis, m.redisTime, m.vault, m.vaultTime, m.audit, m.reloads, m.reloaded, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -119,6 +130,14 @@ func (m *Metrics) RedisOperation(operation, outcome string, took time.Duration) 
 	m.redis.WithLabelValues(operation, outcome).Inc()
 	if outcome == "ok" {
 		m.redisTime.WithLabelValues(operation).Observe(took.Seconds())
+	}
+}
+
+// VaultOperation counts one dealing with Vault.
+func (m *Metrics) VaultOperation(operation, outcome string, took time.Duration) {
+	m.vault.WithLabelValues(operation, outcome).Inc()
+	if outcome == "ok" {
+		m.vaultTime.WithLabelValues(operation).Observe(took.Seconds())
 	}
 }
 
