@@ -89,6 +89,7 @@ type Entry struct {
 	AccessKeyID string
 	Expires     time.Time
 	Result      string // hit or mint; empty if nothing was handed out
+	Exchanger   string // that minted them: a role's own, or its fall-back; with mint alone
 
 	SourceAddress string
 	Latency       time.Duration // written as latency_us

@@ -55,6 +55,7 @@ func appendEntry(buf []byte, e *Entry) []byte {
 		enc.time(e.Expires)
 	}
 	enc.optional("result", e.Result)
+	enc.optional("exchanger", e.Exchanger)
 	enc.optional("source_address", e.SourceAddress)
 	enc.key("latency_us")
 	enc.buf = strconv.AppendInt(enc.buf, e.Latency.Microseconds(), 10)

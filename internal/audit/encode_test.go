@@ -22,14 +22,14 @@ var sample = Entry{
 		Actor: &attest.Identity{Kind: attest.KindOIDC, Issuer: "https://idp", Subject: "gateway"},
 	},
 	ProofKind: attest.KindJWT, ProofFingerprint: "fp", Role: "reports", Rule: "broker.yaml:4", RuleSet: "v1",
-	AccessKeyID: "AK", Expires: time.Date(2026, 11, 22, 12, 15, 0, 0, time.UTC), Result: "mint", SourceAddress: "10.0.0.1", Latency: 1500 * time.Microsecond,
+	AccessKeyID: "AK", Expires: time.Date(2026, 11, 22, 12, 15, 0, 0, time.UTC), Result: "mint", Exchanger: "minio", SourceAddress: "10.0.0.1", Latency: 1500 * time.Microsecond,
 }
 
 func TestEntryIsThisLine(t *testing.T) {
 	const want = `{"time":"2026-11-22T12:00:00.123456Z","event":"issue_credentials","decision":"allowed","request_id":"r1","kong_request_id":"k1",` +
 		`"traceparent":"00-a-b-01","identity":{"kind":"oidc","issuer":"https://idp","tenant":"t","subject":"alice","session":"laptop","attrs":{"dept":["x"],"groups":["b","a"]},` +
 		`"actor":{"kind":"oidc","issuer":"https://idp","subject":"gateway"}},"proof_kind":"jwt","proof_fingerprint":"fp","role":"reports",` +
-		`"rule":"broker.yaml:4","rule_set":"v1","access_key_id":"AK","expires":"2026-11-22T12:15:00.000000Z","result":"mint","source_address":"10.0.0.1","latency_us":1500}` + "\n"
+		`"rule":"broker.yaml:4","rule_set":"v1","access_key_id":"AK","expires":"2026-11-22T12:15:00.000000Z","result":"mint","exchanger":"minio","source_address":"10.0.0.1","latency_us":1500}` + "\n"
 	if got := string(appendEntry(nil, &sample)); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -163,7 +163,7 @@ func (b *Broker) Issue(ctx context.Context, req Request) (Issued, error) {
 			return err
 		}
 		d.Rule = grant.Rule
-		creds, hit, err := b.credentials(ctx, d, grant, req.Correlation)
+		creds, hit, err := b.credentials(ctx, d, grant, req)
 		if err != nil {
 			return err
 		}

@@ -17,17 +17,18 @@ import (
 
 // credentials returns what the grant stands for: kept ones, or by an exchange that callers with the same key share. Those
 // that will end soon are renewed behind the caller's back.
-func (b *Broker) credentials(ctx context.Context, d *decision, grant policy.Grant, corr exchange.Correlation) (c exchange.Credentials, hit bool, err error) {
-	exchanger, ok := b.cfg.Exchangers[grant.Exchanger]
-	if !ok { // policy.Compile has seen to it; a reload can't remove an exchanger
-		return exchange.Credentials{}, false, fmt.Errorf("exchanger %q is not there", grant.Exchanger)
+func (b *Broker) credentials(ctx context.Context, d *decision, grant policy.Grant, req Request) (c exchange.Credentials, hit bool, err error) {
+	targets, err := b.targets(grant)
+	if err != nil {
+		return exchange.Credentials{}, false, err
 	}
 	id := *d.Identity
-	parts := keyParts(id, grant, exchanger.Target)
+	wanted := exchange.Request{Identity: id, Grant: grant, Proof: req.Proof, Correlation: req.Correlation}
+	parts := keyParts(id, grant, targets)
 	key := b.cfg.Keyer.Key(parts...)
 	if c, err := b.cfg.Store.Get(ctx, key); err == nil && usable(c, grant, id, b.cfg.Now()) {
 		if b.due(c, grant, key) {
-			b.renew(d, c, grant, exchanger, corr, parts)
+			b.renew(d, c, wanted, parts)
 		}
 		return c, true, nil
 	}
@@ -38,7 +39,7 @@ func (b *Broker) credentials(ctx context.Context, d *decision, grant policy.Gran
 		Usable: func(c exchange.Credentials) bool { return usable(c, grant, id, b.cfg.Now()) },
 		Mint: func(ctx context.Context) (exchange.Credentials, error) {
 			start := b.cfg.Now()
-			c, err := b.mint(ctx, exchanger, exchange.Request{Identity: id, Grant: grant, Correlation: corr})
+			c, err := b.mint(ctx, wanted)
 			if err == nil && caller.minted(c) {
 				err = b.recordMint(decision{entry}, start, c, nil)
 			}
@@ -51,6 +52,21 @@ func (b *Broker) credentials(ctx context.Context, d *decision, grant policy.Gran
 		}
 	}
 	return c, err == nil && !minted, err
+}
+
+// targets are what credentials of the grant are good for: of its exchanger and of its fall-back.
+func (b *Broker) targets(grant policy.Grant) ([]string, error) {
+	var out []string
+	for _, name := range []string{grant.Exchanger, grant.Fallback} {
+		x, ok := b.cfg.Exchangers[name]
+		switch {
+		case ok:
+			out = append(out, name, x.Target)
+		case name != "": // policy.Compile has seen to it; a reload can't remove an exchanger
+			return nil, fmt.Errorf("exchanger %q is not there", name)
+		}
+	}
+	return out, nil
 }
 
 // departure settles who audits what was minted for a caller that left meanwhile: others will be handed it.
@@ -89,12 +105,12 @@ func (b *Broker) flightKey(parts []string, grant policy.Grant, id attest.Identit
 }
 
 // mint makes one exchange and has the last look at its result before that is kept and handed out.
-func (b *Broker) mint(ctx context.Context, exchanger Exchanger, req exchange.Request) (exchange.Credentials, error) {
+func (b *Broker) mint(ctx context.Context, req exchange.Request) (exchange.Credentials, error) {
 	now := b.cfg.Now()
 	if !b.mints.allow(identityOf(b.cfg.Keyer, req.Identity), now) {
 		return exchange.Credentials{}, ErrRateLimited
 	}
-	c, err := exchanger.Exchange(ctx, req)
+	c, err := b.exchange(ctx, req)
 	if err != nil {
 		return exchange.Credentials{}, err
 	}
@@ -113,6 +129,23 @@ func (b *Broker) mint(ctx context.Context, exchanger Exchanger, req exchange.Req
 	return c, nil
 }
 
+// exchange asks the grant's exchanger, and its fall-back if that one is away.
+func (b *Broker) exchange(ctx context.Context, req exchange.Request) (exchange.Credentials, error) {
+	name := req.Grant.Exchanger
+	c, err := b.cfg.Exchangers[name].Exchange(ctx, req)
+	if errors.Is(err, exchange.ErrUnavailable) && req.Grant.Fallback != "" && ctx.Err() == nil {
+		b.cfg.Log.Warn("exchanger is away, its fall-back is asked", "request_id", req.Correlation.RequestID, "role", req.Grant.Role,
+			"exchanger", name, "fallback", req.Grant.Fallback, "cause", clip(err.Error()))
+		first := err
+		name = req.Grant.Fallback
+		if c, err = b.cfg.Exchangers[name].Exchange(ctx, req); err != nil {
+			err = fmt.Errorf("%w; before that, %s: %s", err, req.Grant.Exchanger, first.Error()) // not both: the table asks for the first that matches
+		}
+	}
+	c.Exchanger = name
+	return c, err
+}
+
 // expirySlack is for whole seconds in expiry times and for the exchange's own time.
 const expirySlack = 2 * time.Second
 
@@ -126,12 +159,12 @@ func usable(c exchange.Credentials, grant policy.Grant, id attest.Identity, now 
 
 // keyParts is everything that shaped the result, and nothing that moves with the clock. Lists are preceded by their
 // length, so that no two different grants give the same parts.
-func keyParts(id attest.Identity, g policy.Grant, target string) []string {
+func keyParts(id attest.Identity, g policy.Grant, targets []string) []string {
 	parts := append(make([]string, 0, 24), "credentials/1")
 	parts = appendIdentity(parts, &id)
 	parts = append(parts, g.Role, strconv.Itoa(len(g.Policies)))
 	parts = append(parts, g.Policies...)
-	return append(parts, g.SessionPolicy, g.Bound.String(), g.Exchanger, target)
+	return append(append(parts, g.SessionPolicy, g.Bound.String()), targets...)
 }
 
 // appendIdentity appends who somebody is, actors included; attributes are not part of it: what they gave is in the grant.

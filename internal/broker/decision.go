@@ -28,9 +28,9 @@ var errNoProof = fmt.Errorf("%w: no proof, or of a kind that isn't configured", 
 type decision struct{ audit.Entry }
 
 func (d *decision) granted(c exchange.Credentials, hit bool) {
-	d.AccessKeyID, d.Expires, d.Result = c.AccessKeyID, c.Expires, "mint"
+	d.AccessKeyID, d.Expires, d.Result, d.Exchanger = c.AccessKeyID, c.Expires, "mint", c.Exchanger
 	if hit {
-		d.Result = "hit"
+		d.Result, d.Exchanger = "hit", ""
 	}
 }
 
@@ -72,7 +72,7 @@ func (b *Broker) decide(req Request, event string, work func(*Rulebook, *decisio
 	d.Decision = outcome(err)
 	if err != nil {
 		d.Code = b.cfg.Code(err)
-		d.AccessKeyID, d.Expires, d.Result = "", time.Time{}, ""
+		d.AccessKeyID, d.Expires, d.Result, d.Exchanger = "", time.Time{}, "", ""
 	}
 	d.Latency = b.cfg.Now().Sub(start)
 

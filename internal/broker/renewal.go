@@ -80,8 +80,8 @@ func (b *Broker) due(c exchange.Credentials, grant policy.Grant, key cache.Key) 
 }
 
 // renew replaces credentials that are due, apart from the call, whose authority it has: d is that call's decision.
-func (b *Broker) renew(d *decision, old exchange.Credentials, grant policy.Grant, exchanger Exchanger, corr exchange.Correlation, parts []string) {
-	id, names, now := *d.Identity, b.cfg.Keyer.Names(parts...), b.cfg.Now()
+func (b *Broker) renew(d *decision, old exchange.Credentials, wanted exchange.Request, parts []string) {
+	id, grant, names, now := wanted.Identity, wanted.Grant, b.cfg.Keyer.Names(parts...), b.cfg.Now()
 	if !b.renewals.begin(names.Key, now, now.Add(min(renewalWindow(grant, names.Key)/4, 30*time.Second))) {
 		return
 	}
@@ -99,12 +99,12 @@ func (b *Broker) renew(d *decision, old exchange.Credentials, grant policy.Grant
 			},
 			Mint: func(ctx context.Context) (exchange.Credentials, error) {
 				start := b.cfg.Now()
-				c, err := b.mint(ctx, exchanger, exchange.Request{Identity: id, Grant: grant, Correlation: corr})
+				c, err := b.mint(ctx, wanted)
 				return c, b.recordMint(decision{entry}, start, c, err)
 			},
 		})
 		if err != nil {
-			b.cfg.Log.Warn("credentials not renewed ahead of their end", "request_id", corr.RequestID, "role", grant.Role, "cause", clip(err.Error()))
+			b.cfg.Log.Warn("credentials not renewed ahead of their end", "request_id", wanted.Correlation.RequestID, "role", grant.Role, "cause", clip(err.Error()))
 		}
 	}()
 }

@@ -32,6 +32,9 @@ type Credentials struct {
 	SessionToken    secret.Secret
 	// Expires is when the object store stops taking them.
 	Expires time.Time
+	// Exchanger is who made them, by its name in the configuration; empty if somebody else had them made. It is no part of what is
+	// kept for others.
+	Exchanger string
 }
 
 // Correlation ties the parts of one call together across logs. Every field is checked for its grammar before it gets
@@ -46,6 +49,8 @@ type Correlation struct {
 type Request struct {
 	Identity attest.Identity
 	Grant    policy.Grant
+	// Proof is what proved the identity. It is for a token source that passes it on, and for nothing else.
+	Proof attest.Proof
 	// Correlation goes to the back-end as the headers X-Request-Id, X-Kong-Request-Id and traceparent.
 	Correlation Correlation
 }

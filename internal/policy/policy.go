@@ -47,6 +47,9 @@ type Role struct {
 	When string `yaml:"when"`
 	// Exchanger names the entry of `exchangers` that credentials come from. Required but with Gateway.
 	Exchanger string `yaml:"exchanger"`
+	// Fallback names the entry of `exchangers` that credentials come from while Exchanger is away. It must honour all that the role
+	// needs. Optional.
+	Fallback string `yaml:"fallback"`
 	// Gateway gives no credentials: whoever may use the role may open a gateway session and speak for the consumers that it has
 	// authenticated. Such a role has neither exchanger, policies nor session policy, and a TTL of at most an hour.
 	Gateway bool `yaml:"gateway"`
@@ -85,8 +88,16 @@ type Backend struct {
 	AllowedPolicies []string
 	// SessionPolicyBytes is the largest session policy, in bytes of compact JSON; 0 if none is honoured.
 	SessionPolicyBytes int
+	// MaxPolicies is how many policies one credential can have; 0 means no bound.
+	MaxPolicies int
 	// MinTTL and MaxTTL bound the life that the back-end grants; zero MaxTTL means no bound.
 	MinTTL, MaxTTL time.Duration
+	// EndsWithProof says that the back-end has credentials end when the proof does, neither sooner nor later.
+	EndsWithProof bool
+	// NeedsSessionPolicy says that nothing but a session policy keeps credentials to what the role is for.
+	NeedsSessionPolicy bool
+
+	unknown bool // it stands in for one that isn't configured
 }
 
 // Dangerous says whether a MinIO policy is one of the built-in ones that administer MinIO itself.
@@ -111,8 +122,9 @@ type Grant struct {
 	// Gateway says that the grant is a gateway session, and no credentials.
 	Gateway bool
 	// Rule says where the rule that allowed it is written.
-	Rule      string
-	Exchanger string
+	Rule string
+	// Exchanger makes the credentials, and Fallback, unless it is empty, while that one is away.
+	Exchanger, Fallback string
 	// Policies are sorted and without duplicates.
 	Policies []string
 	// SessionPolicy is compact JSON, or empty.

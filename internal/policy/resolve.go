@@ -38,7 +38,17 @@ func (r *Rules) Resolve(id attest.Identity, w Wanted) (Grant, error) {
 	if err != nil {
 		return Grant{}, err
 	}
-	ttl, err := role.life(bound, id.Expires.Sub(w.Now))
+	proofLeft := max(id.Expires.Sub(w.Now), 0).Truncate(time.Second)
+	if role.endsWithProof {
+		if w.TTL == 0 {
+			bound = role.TTL.Max
+		}
+		if proofLeft > bound {
+			return Grant{}, ttlError("the proof ends in %s, and the credentials with it; expected one that ends within %s", proofLeft, bound)
+		}
+		bound = role.TTL.Max // whatever was asked for: they are the same
+	}
+	ttl, err := role.life(bound, proofLeft)
 	if err != nil {
 		return Grant{}, err
 	}
@@ -47,6 +57,7 @@ func (r *Rules) Resolve(id attest.Identity, w Wanted) (Grant, error) {
 		Gateway:       role.Gateway,
 		Rule:          role.Source,
 		Exchanger:     role.Exchanger,
+		Fallback:      role.Fallback,
 		Policies:      slices.Clone(role.Policies),
 		SessionPolicy: session,
 		Bound:         bound,
@@ -80,8 +91,8 @@ func (r *role) bound(asked time.Duration) (time.Duration, error) {
 		return r.TTL.Default, nil
 	case asked < 0 || asked%time.Second != 0 || asked > maxAskedTTL:
 		return 0, ttlError("%s; expected whole seconds, up to %d of them", asked, maxAskedTTL/time.Second)
-	case asked < r.TTL.Min:
-		return 0, ttlError("%s; the role hands out no less than %s", asked, r.TTL.Min)
+	case asked < r.floor:
+		return 0, ttlError("%s; the role hands out no less than %s", asked, r.floor)
 	}
 	return min(asked, r.TTL.Max), nil
 }
@@ -91,11 +102,10 @@ func (r *role) life(bound, proofLeft time.Duration) (time.Duration, error) {
 	if !r.TTL.WithinProof {
 		return bound, nil
 	}
-	left := max(proofLeft, 0).Truncate(time.Second)
-	if left < r.TTL.Min {
-		return 0, ttlError("the proof ends in %s; the role hands out no less than %s", left, r.TTL.Min)
+	if proofLeft < r.floor {
+		return 0, ttlError("the proof ends in %s; the role hands out no less than %s", proofLeft, r.floor)
 	}
-	return min(bound, left), nil
+	return min(bound, proofLeft), nil
 }
 
 func ttlError(format string, args ...any) error {

@@ -220,3 +220,70 @@ func TestOrderOfChecks(t *testing.T) {
 	wantRefusal(t, rules, id, bad, policy.ErrDenied)
 	wantRefusal(t, rules, alice(), bad, policy.ErrInvalidTTL)
 }
+
+func TestLifeIsNoShorterThanTheExchangersGrant(t *testing.T) {
+	rules := compile(t, role(func(r *policy.Role) {
+		r.Exchanger, r.Policies = "bounded", []string{"p"}
+		r.TTL = policy.TTL{Default: 20 * time.Minute, Max: time.Hour, WithinProof: true}
+	}))
+	id := alice()
+	for asked, want := range map[time.Duration]bool{15 * time.Minute: true, 15*time.Minute - time.Second: false, 0: true} {
+		g, err := rules.Resolve(id, policy.Wanted{Role: "reports", TTL: asked, Now: now})
+		if (err == nil) != want || err != nil && !errors.Is(err, policy.ErrInvalidTTL) || err == nil && g.Min != time.Minute {
+			t.Errorf("%s: %+v, %v", asked, g, err)
+		}
+	}
+	id.Expires = now.Add(15*time.Minute - time.Second)
+	if _, err := rules.Resolve(id, policy.Wanted{Role: "reports", Now: now}); !errors.Is(err, policy.ErrInvalidTTL) {
+		t.Errorf("a proof that ends sooner than the exchanger's least: %v", err)
+	}
+}
+
+func TestFallbackIsGranted(t *testing.T) {
+	rules := compile(t, role(func(r *policy.Role) {
+		r.Fallback, r.TTL.Default, r.SessionPolicy = "slow", 20*time.Minute, homeTemplate
+	}))
+	g, err := rules.Resolve(alice(), policy.Wanted{Role: "reports", Now: now})
+	if err != nil || g.Exchanger != "minio" || g.Fallback != "slow" {
+		t.Errorf("%+v, %v", g, err)
+	}
+	// What a caller narrows to has to fit into the smaller of both.
+	long := `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:GetObject"],"Resource":["arn:aws:s3:::` + strings.Repeat("x", 1100) + `/*"]}]}`
+	if _, err := rules.Resolve(alice(), policy.Wanted{Role: "reports", Policy: long, Now: now}); !errors.Is(err, policy.ErrPolicyTooLarge) {
+		t.Errorf("a policy too large for the fall-back: %v", err)
+	}
+	if other := compile(t, role(nil)); other.Version() == rules.Version() {
+		t.Error("the version doesn't tell")
+	}
+}
+
+// Where credentials end with the proof, a proof that lives longer than the role or the caller wants has none.
+func TestCredentialsThatEndWithTheProof(t *testing.T) {
+	rules := compile(t, role(func(r *policy.Role) {
+		r.Exchanger, r.Policies, r.SessionPolicy = "passed", nil, homeTemplate
+		r.TTL = policy.TTL{Default: 10 * time.Minute, Max: 30 * time.Minute, Min: 5 * time.Minute}
+	}))
+	for name, c := range map[string]struct {
+		left, asked time.Duration
+		want        bool
+	}{
+		"as long as the role's":              {30 * time.Minute, 0, true},
+		"longer than the role's":             {30*time.Minute + time.Second, 0, false},
+		"as long as asked":                   {20 * time.Minute, 20 * time.Minute, true},
+		"longer than asked":                  {20*time.Minute + time.Second, 20 * time.Minute, false},
+		"longer than the role's, asked more": {31 * time.Minute, time.Hour, false},
+		"the least":                          {5 * time.Minute, 0, true},
+		"too short":                          {5*time.Minute - time.Second, 0, false},
+		"over":                               {-time.Second, 0, false},
+	} {
+		id := alice()
+		id.Expires = now.Add(c.left)
+		g, err := rules.Resolve(id, policy.Wanted{Role: "reports", TTL: c.asked, Now: now})
+		if (err == nil) != c.want || err != nil && !errors.Is(err, policy.ErrInvalidTTL) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err == nil && (g.TTL != c.left || g.Bound != 30*time.Minute || !g.WithinProof) {
+			t.Errorf("%s: %+v", name, g)
+		}
+	}
+}

@@ -51,8 +51,12 @@ type role struct {
 	when condition
 	// template is nil if the role has no session policy.
 	template *template
-	// sessionPolicyBytes is the largest session policy the back-end takes; 0 if it takes none.
+	// sessionPolicyBytes is the largest session policy that exchanger and fall-back take; 0 if one takes none.
 	sessionPolicyBytes int
+	// floor is the shortest life that can be had: TTL.Min, or more where a back-end grants no less.
+	floor time.Duration
+	// endsWithProof is the back-ends'.
+	endsWithProof bool
 }
 
 // Compile compiles roles against what each exchanger honours. Its error is a [Faults] with every fault there is; one
@@ -101,7 +105,7 @@ func (r *Rules) hash() string {
 		if role.template != nil {
 			session = role.template.doc.String()
 		}
-		fmt.Fprintf(h, "%q %q %q %q %t %q %q %d %d %d %t\n", role.Name, role.Description, role.When, role.Exchanger, role.Gateway, role.Policies,
+		fmt.Fprintf(h, "%q %q %q %q %q %t %q %q %d %d %d %t\n", role.Name, role.Description, role.When, role.Exchanger, role.Fallback, role.Gateway, role.Policies,
 			session, role.TTL.Default, role.TTL.Max, role.TTL.Min, role.TTL.WithinProof)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
@@ -138,29 +142,73 @@ func (c *compiler) role(path string, in Role) *role {
 		for _, f := range []struct {
 			key  string
 			used bool
-		}{{".exchanger", in.Exchanger != ""}, {".policies", len(in.Policies) > 0}, {".session_policy", in.SessionPolicy != ""}} {
+		}{{".exchanger", in.Exchanger != ""}, {".fallback", in.Fallback != ""}, {".policies", len(in.Policies) > 0}, {".session_policy", in.SessionPolicy != ""}} {
 			if f.used {
 				c.fault(path+f.key, "the role is for gateways, which get no credentials by it; expected none")
 			}
 		}
 		out.TTL = c.ttl(path+".ttl", in.TTL, Backend{MaxTTL: maxGatewayTTL})
+		out.floor = out.TTL.Min
 		return out
 	}
-	backend, ok := c.backends[in.Exchanger]
-	if !ok {
-		c.fault(path+".exchanger", "no exchanger %q; the configured ones are: %s", in.Exchanger,
-			strings.Join(slices.Sorted(maps.Keys(c.backends)), ", "))
-		// What follows says what is wrong by itself, whatever the exchanger.
-		backend = Backend{AllowedPolicies: in.Policies, SessionPolicyBytes: iam.MaxBytes}
-	} else {
-		c.policies(path+".policies", in.Policies, backend)
-	}
+	backend := c.backend(path+".exchanger", in.Exchanger, in)
+	c.policies(path+".policies", in.Policies, backend, in.Exchanger)
 	out.sessionPolicyBytes = backend.SessionPolicyBytes
 	if in.SessionPolicy != "" {
-		out.template = c.template(path+".session_policy", in, backend)
+		out.template = c.template(path+".session_policy", in, backend, in.Exchanger)
+	} else if backend.NeedsSessionPolicy {
+		c.fault(path+".session_policy", "it is required: nothing else keeps what the exchanger %s gives to what the role is for", in.Exchanger)
+	}
+	if in.Fallback != "" {
+		backend = c.fallback(path, in, out, backend)
 	}
 	out.TTL = c.ttl(path+".ttl", in.TTL, backend)
+	out.floor, out.endsWithProof = max(out.TTL.Min, backend.MinTTL), backend.EndsWithProof
+	if out.endsWithProof {
+		out.TTL.WithinProof = true
+	}
 	return out
+}
+
+// backend is what the named exchanger honours. Without one, what follows says what is wrong by itself, whatever the exchanger.
+func (c *compiler) backend(path, name string, in Role) Backend {
+	if backend, ok := c.backends[name]; ok {
+		return backend
+	}
+	c.fault(path, "no exchanger %q; the configured ones are: %s", name, strings.Join(slices.Sorted(maps.Keys(c.backends)), ", "))
+	policies := in.Policies
+	if policies == nil {
+		policies = []string{}
+	}
+	return Backend{AllowedPolicies: policies, SessionPolicyBytes: iam.MaxBytes, unknown: true}
+}
+
+// fallback holds a role against its fall-back as well: whichever makes the credentials, they are good for the same. It returns what
+// bounds their life with either.
+func (c *compiler) fallback(path string, in Role, out *role, first Backend) Backend {
+	if in.Fallback == in.Exchanger {
+		c.fault(path+".fallback", "it is the role's exchanger; expected another one, or none")
+		return first
+	}
+	second := c.backend(path+".fallback", in.Fallback, in)
+	if first.unknown || second.unknown {
+		return first
+	}
+	c.policies(path+".policies", in.Policies, second, in.Fallback)
+	out.sessionPolicyBytes = min(out.sessionPolicyBytes, second.SessionPolicyBytes)
+	if in.SessionPolicy != "" {
+		c.template(path+".session_policy", in, second, in.Fallback)
+	} else if second.NeedsSessionPolicy && !first.NeedsSessionPolicy {
+		c.fault(path+".session_policy", "it is required: nothing else keeps what the fall-back %s gives to what the role is for", in.Fallback)
+	}
+	if first.EndsWithProof != second.EndsWithProof {
+		c.fault(path+".fallback", "credentials of one of %s and %s end when the proof does, and those of the other don't; expected two of a kind", in.Exchanger, in.Fallback)
+	}
+	first.MinTTL = max(first.MinTTL, second.MinTTL)
+	if first.MaxTTL == 0 || second.MaxTTL > 0 && second.MaxTTL < first.MaxTTL {
+		first.MaxTTL = second.MaxTTL
+	}
+	return first
 }
 
 func (c *compiler) name(path, name string) {
@@ -175,30 +223,35 @@ func (c *compiler) name(path, name string) {
 	c.names[name] = strings.TrimSuffix(path, ".name")
 }
 
-func (c *compiler) policies(path string, policies []string, backend Backend) {
+func (c *compiler) policies(path string, policies []string, backend Backend, exchanger string) {
 	switch {
+	case backend.unknown:
+		return
 	case len(policies) > maxPoliciesPerRole:
 		c.fault(path, "%d of them, expected at most %d", len(policies), maxPoliciesPerRole)
 		return
 	case len(policies) == 0 && backend.AllowedPolicies != nil:
-		c.fault(path, "the exchanger needs at least one policy")
+		c.fault(path, "the exchanger %s needs at least one policy", exchanger)
 	case len(policies) > 0 && backend.AllowedPolicies == nil:
-		c.fault(path, "the exchanger honours no policies; expected none")
+		c.fault(path, "the exchanger %s honours no policies; expected none", exchanger)
+		return
+	case backend.MaxPolicies > 0 && len(policies) > backend.MaxPolicies:
+		c.fault(path, "%d of them; the exchanger %s honours at most %d", len(policies), exchanger, backend.MaxPolicies)
 		return
 	}
 	for i, p := range policies {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		if !slices.Contains(backend.AllowedPolicies, p) {
-			c.fault(at, "%.128q is not among the exchanger's allowed_policies: %s", p, strings.Join(backend.AllowedPolicies, ", "))
+			c.fault(at, "%.128q is not among the allowed_policies of the exchanger %s: %s", p, exchanger, strings.Join(backend.AllowedPolicies, ", "))
 		} else if slices.Contains(policies[:i], p) {
 			c.fault(at, "%q stands there already", p)
 		}
 	}
 }
 
-func (c *compiler) template(path string, in Role, backend Backend) *template {
+func (c *compiler) template(path string, in Role, backend Backend, exchanger string) *template {
 	if backend.SessionPolicyBytes == 0 {
-		c.fault(path, "the exchanger honours no session policy; expected none")
+		c.fault(path, "the exchanger %s honours no session policy; expected none", exchanger)
 		return nil
 	}
 	t, err := parseTemplate(in.SessionPolicy, in.Name, backend.SessionPolicyBytes)
@@ -235,7 +288,7 @@ func (c *compiler) ttl(path string, ttl TTL, backend Backend) TTL {
 		c.fault(path+".max", "%s; expected at most %s", ttl.Max, maxTTL)
 	}
 	if backend.MaxTTL > 0 && ttl.Max > backend.MaxTTL {
-		c.fault(path+".max", "%s; the exchanger grants at most %s", ttl.Max, backend.MaxTTL)
+		c.fault(path+".max", "%s; its exchangers grant at most %s", ttl.Max, backend.MaxTTL)
 	}
 	if ttl.Default > ttl.Max {
 		c.fault(path+".default", "%s; expected at most ttl.max, which is %s", ttl.Default, ttl.Max)
@@ -243,8 +296,8 @@ func (c *compiler) ttl(path string, ttl TTL, backend Backend) TTL {
 	if ttl.Min > ttl.Default {
 		c.fault(path+".min", "%s; expected at most ttl.default, which is %s", ttl.Min, ttl.Default)
 	}
-	if ttl.Min < backend.MinTTL {
-		c.fault(path+".min", "%s; the exchanger grants no less than %s", ttl.Min, backend.MinTTL)
+	if ttl.Default < backend.MinTTL && ttl.Default <= ttl.Max {
+		c.fault(path+".default", "%s; its exchangers grant no less than %s", ttl.Default, backend.MinTTL)
 	}
 	return ttl
 }

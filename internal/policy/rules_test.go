@@ -30,7 +30,7 @@ func TestCompileRefuses(t *testing.T) {
 		"no policies":              {func(r *policy.Role) { r.Policies = nil }, "policies", "at least one"},
 		"no policies, but a session policy": {func(r *policy.Role) { r.Policies = nil; r.SessionPolicy = homeTemplate },
 			"policies", "at least one"},
-		"policy not allowed":      {func(r *policy.Role) { r.Policies = []string{"reports-ro", "consoleAdmin"} }, "policies[1]", "allowed_policies: reports-rw, reports-ro"},
+		"policy not allowed":      {func(r *policy.Role) { r.Policies = []string{"reports-ro", "consoleAdmin"} }, "policies[1]", "exchanger minio: reports-rw, reports-ro"},
 		"policy in another case":  {func(r *policy.Role) { r.Policies = []string{"Reports-rw"} }, "policies[0]", "allowed_policies"},
 		"policy twice":            {func(r *policy.Role) { r.Policies = []string{"reports-rw", "reports-rw"} }, "policies[1]", "already"},
 		"33 policies":             {func(r *policy.Role) { r.Policies = slices.Repeat([]string{"reports-rw"}, 33) }, "policies", "33 of them"},
@@ -55,11 +55,38 @@ func TestCompileRefuses(t *testing.T) {
 		"max over the exchanger's": {func(r *policy.Role) {
 			r.Exchanger, r.Policies = "bounded", []string{"p"}
 			r.TTL = policy.TTL{Min: 15 * time.Minute, Max: 2*time.Hour + time.Second}
-		}, "ttl.max", "grants at most 2h0m0s"},
-		"min under the exchanger's": {func(r *policy.Role) {
+		}, "ttl.max", "grant at most 2h0m0s"},
+		"default under the exchanger's": {func(r *policy.Role) {
 			r.Exchanger, r.Policies = "bounded", []string{"p"}
-			r.TTL.Min = 15*time.Minute - time.Second
-		}, "ttl.min", "no less than 15m0s"},
+			r.TTL.Default = 15*time.Minute - time.Second
+		}, "ttl.default", "no less than 15m0s"},
+		"more policies than one":                {func(r *policy.Role) { r.Exchanger, r.Policies = "single", []string{"p", "q"} }, "policies", "single honours at most 1"},
+		"no session policy where one is needed": {func(r *policy.Role) { r.Exchanger, r.Policies = "passed", nil }, "session_policy", "it is required"},
+		"unknown fall-back":                     {func(r *policy.Role) { r.Fallback = "none" }, "fallback", `no exchanger "none"`},
+		"itself as fall-back":                   {func(r *policy.Role) { r.Fallback = "minio" }, "fallback", "another one"},
+		"a fall-back without the policies":      {func(r *policy.Role) { r.Fallback = "bare" }, "policies", "bare honours no policies"},
+		"a fall-back without a session policy": {func(r *policy.Role) {
+			r.Exchanger, r.Policies, r.Fallback, r.SessionPolicy = "sessions", nil, "bare", homeTemplate
+		}, "session_policy", "bare honours no session policy"},
+		"a fall-back that needs a session policy": {func(r *policy.Role) {
+			r.Exchanger, r.Policies, r.Fallback = "sessions", nil, "needy"
+		}, "session_policy", "fall-back needy"},
+		"a fall-back that ends otherwise": {func(r *policy.Role) {
+			r.Exchanger, r.Policies, r.Fallback, r.SessionPolicy = "sessions", nil, "passed", homeTemplate
+		}, "fallback", "end when the proof does"},
+		"default under the fall-back's": {func(r *policy.Role) {
+			r.Exchanger, r.Policies, r.Fallback = "minio", []string{"reports-rw"}, "slow"
+			r.TTL.Default = 20*time.Minute - time.Second
+		}, "ttl.default", "no less than 20m0s"},
+		"max over the fall-back's": {func(r *policy.Role) {
+			r.Exchanger, r.Policies, r.Fallback = "minio", []string{"reports-rw"}, "slow"
+			r.TTL = policy.TTL{Default: time.Hour, Max: 3*time.Hour + time.Second}
+		}, "ttl.max", "at most 3h0m0s"},
+		"max over the exchanger's, not the fall-back's": {func(r *policy.Role) {
+			r.Exchanger, r.Policies, r.Fallback = "slow", []string{"reports-rw"}, "minio"
+			r.TTL = policy.TTL{Default: time.Hour, Max: 3*time.Hour + time.Second}
+		}, "ttl.max", "at most 3h0m0s"},
+		"a gateway's fall-back": {func(r *policy.Role) { r.Gateway, r.Exchanger, r.Policies, r.Fallback = true, "", nil, "minio" }, "fallback", "for gateways"},
 	} {
 		t.Run(name, func(t *testing.T) { wantFault(t, faults(t, role(tc.edit)), "roles[0]."+tc.path, tc.text) })
 	}
@@ -75,7 +102,12 @@ func TestCompileTakesWhatIsJustWithin(t *testing.T) {
 		"all TTLs alike":           func(r *policy.Role) { r.TTL = policy.TTL{Default: time.Hour, Max: time.Hour, Min: time.Hour} },
 		"the exchanger's bounds": func(r *policy.Role) {
 			r.Exchanger, r.Policies = "bounded", []string{"p"}
-			r.TTL = policy.TTL{Min: 15 * time.Minute, Max: 2 * time.Hour}
+			r.TTL = policy.TTL{Default: 15 * time.Minute, Max: 2 * time.Hour}
+		},
+		"as many policies as may be": func(r *policy.Role) { r.Exchanger, r.Policies = "single", []string{"p"} },
+		"a fall-back as good":        func(r *policy.Role) { r.Fallback, r.TTL.Default = "slow", 20*time.Minute },
+		"two that end with the proof": func(r *policy.Role) {
+			r.Exchanger, r.Fallback, r.Policies, r.SessionPolicy = "passed", "passed2", nil, homeTemplate
 		},
 		"neither, where none is honoured": func(r *policy.Role) { r.Exchanger, r.Policies = "bare", nil },
 	} {

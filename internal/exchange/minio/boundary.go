@@ -8,9 +8,9 @@ import "github.com/credbroker/credbroker/internal/policy"
 const objectsOnly = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:*"],"Resource":["arn:aws:s3:::*"]}]}`
 
 // boundary is the session policy to send for a grant. Only an exchanger that the configuration calls dangerous sends none:
-// its policies may administer MinIO.
-func (x *WebIdentity) boundary(g policy.Grant) string {
-	if g.SessionPolicy == "" && !x.cfg.Dangerous {
+// its credentials may administer MinIO.
+func boundary(g policy.Grant, dangerous bool) string {
+	if g.SessionPolicy == "" && !dangerous {
 		return objectsOnly
 	}
 	return g.SessionPolicy

@@ -13,8 +13,7 @@ func TestEveryGrantHasASessionPolicyUnlessDangerous(t *testing.T) {
 		dangerous     bool
 		session, want string
 	}{{false, "", objectsOnly}, {false, own, own}, {true, "", ""}, {true, own, own}} {
-		x := &WebIdentity{cfg: WebIdentityConfig{Dangerous: c.dangerous}}
-		if got := x.boundary(policy.Grant{SessionPolicy: c.session}); got != c.want {
+		if got := boundary(policy.Grant{SessionPolicy: c.session}, c.dangerous); got != c.want {
 			t.Errorf("dangerous %v, session policy %q: got %q", c.dangerous, c.session, got)
 		}
 	}

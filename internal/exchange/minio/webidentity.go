@@ -94,7 +94,7 @@ func (x *WebIdentity) once(ctx context.Context, req exchange.Request) (exchange.
 	if err != nil {
 		return exchange.Credentials{}, err
 	}
-	c, failure := x.show(ctx, token, x.boundary(req.Grant), req.Correlation)
+	c, failure := x.show(ctx, token, boundary(req.Grant, x.cfg.Dangerous), req.Correlation)
 	if failure != nil {
 		return exchange.Credentials{}, failure.asError()
 	}
