@@ -1,6 +1,7 @@
 package jwtproof
 
 import (
+	"crypto"
 	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -89,6 +90,17 @@ func TestKeysOfABundleNameTheirUse(t *testing.T) {
 	set, err := parseJWKS(jwks(jwkOf(ec, "a", ""), jwkOf(ec, "b", `,"use":"sig"`), jwkOf(ec, "c", `,"use":"x509-svid"`), jwkOf(ec, "good", `,"use":"jwt-svid"`)), "jwt-svid")
 	if err != nil || len(set.keys) != 1 || set.keys["good"] == nil || set.foreign != 3 {
 		t.Errorf("%+v, %v", set, err)
+	}
+}
+
+// What the Workload API gives has to pass as a JWK Set's keys do.
+func TestAuthoritiesOfABundleAreChecked(t *testing.T) {
+	ec := &testEC(t, elliptic.P256()).PublicKey
+	weak := &rsa.PublicKey{N: new(big.Int).SetBit(big.NewInt(1), 1023, 1), E: 65537}
+	longest := strings.Repeat("k", maxKeyID)
+	set := setOf(map[string]crypto.PublicKey{"": ec, longest + "k": ec, "weak": weak, longest: ec, "good": ec})
+	if len(set.keys) != 2 || set.keys["good"] == nil || set.keys[longest] == nil || len(set.malformed) != 3 {
+		t.Errorf("%+v", set)
 	}
 }
 

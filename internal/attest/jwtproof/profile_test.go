@@ -395,6 +395,7 @@ func TestSPIFFEIssuerInATokenIsNoKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer v.Close()
 	f.verifier = v
 	f.expect(t, other.idp.Token(map[string]any{"iss": nil, "sub": "spiffe://prod.example/ns/prod/sa/reports"}), attest.ErrRejected, "kid")
 }

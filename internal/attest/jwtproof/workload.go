@@ -20,9 +20,9 @@ func workloadAPI(address, issuer string) (func(context.Context) (*keySet, error)
 	if err := workloadapi.ValidateAddress(address); err != nil {
 		return nil, err
 	}
-	trustDomain, err := spiffeid.TrustDomainFromString(strings.TrimPrefix(issuer, spiffeScheme))
-	if err != nil {
-		return nil, err
+	trustDomain, nameErr := spiffeid.TrustDomainFromString(strings.TrimPrefix(issuer, spiffeScheme))
+	if nameErr != nil {
+		return nil, nameErr
 	}
 	return func(ctx context.Context) (*keySet, error) {
 		bundles, err := workloadapi.FetchJWTBundles(ctx, workloadapi.WithAddr(address))
@@ -33,18 +33,22 @@ func workloadAPI(address, issuer string) (func(context.Context) (*keySet, error)
 		if !ok {
 			return nil, fmt.Errorf("the Workload API has no bundle of %s", issuer)
 		}
-		authorities := bundle.JWTAuthorities()
-		set := &keySet{keys: make(map[string]*key, len(authorities))}
-		for _, kid := range slices.Sorted(maps.Keys(authorities)) {
-			k, err := authority(kid, authorities[kid])
-			if err != nil {
-				set.malformed = append(set.malformed, fmt.Sprintf("kid %q: %s", excerpt(kid, 64), err))
-				continue
-			}
-			set.keys[kid] = k
-		}
-		return set, nil
+		return setOf(bundle.JWTAuthorities()), nil
 	}, nil
+}
+
+// setOf leaves out, and counts, what parseJWKS would.
+func setOf(authorities map[string]crypto.PublicKey) *keySet {
+	set := &keySet{keys: make(map[string]*key, len(authorities))}
+	for _, kid := range slices.Sorted(maps.Keys(authorities)) {
+		k, err := authority(kid, authorities[kid])
+		if err != nil {
+			set.malformed = append(set.malformed, fmt.Sprintf("kid %q: %s", excerpt(kid, 64), err))
+			continue
+		}
+		set.keys[kid] = k
+	}
+	return set
 }
 
 func authority(kid string, public crypto.PublicKey) (*key, error) {
@@ -54,9 +58,9 @@ func authority(kid string, public crypto.PublicKey) (*key, error) {
 	if err := checkPublic(public); err != nil {
 		return nil, err
 	}
-	der, err := x509.MarshalPKIXPublicKey(public)
-	if err != nil {
-		return nil, err
+	der, derErr := x509.MarshalPKIXPublicKey(public)
+	if derErr != nil {
+		return nil, derErr
 	}
 	return &key{public: public, identity: keyIdentity{kid: kid, thumbprint: sha256.Sum256(der)}}, nil
 }
