@@ -120,6 +120,9 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 	if cfg.Replicas == config.ReplicasMany {
 		owns.Board, replay, used = client.Board(), client.Replay(), client.Replay()
 	}
+	if key := cfg.Issuer.Transit; key.Enabled() { // whose versions all replicas see in Vault
+		owns.Board, owns.Transit = nil, &issuer.TransitConfig{Client: p.vault, Mount: key.Mount, Key: key.Key}
+	}
 	if client != nil {
 		sessions = client.Sessions()
 	}
@@ -261,7 +264,8 @@ func (p *program) ready() server.Readiness {
 		ready, reasons = false, append(reasons, "audit log: "+err.Error())
 	}
 	if why := p.issuer.Status(); why != "" {
-		ready, reasons = false, append(reasons, "issuer: "+why)
+		// A key in Vault is a back-end's: without it cached credentials can be had still.
+		ready, reasons = ready && p.cfg.Issuer.Transit.Enabled(), append(reasons, "issuer: "+why)
 	}
 	if p.redis != nil {
 		if why := p.redis.Status(); why != "" {

@@ -67,3 +67,9 @@ func replaceFile(t testing.TB, path string) {
 		t.Fatal(err)
 	}
 }
+
+// WriteFile writes a file that its owner alone may read, directories included.
+func WriteFile(t testing.TB, path string, data []byte) {
+	t.Helper()
+	writeFile(t, path, data)
+}

@@ -69,7 +69,20 @@ type OwnIssuer struct {
 	KeyRotation time.Duration `yaml:"key_rotation"`
 	// InsecurePlaintext allows an http URL beyond loopback. Default false.
 	InsecurePlaintext bool `yaml:"insecure_plaintext"`
+	// Transit is a key of Vault's that signs, in place of keys of the broker's own. Default none.
+	Transit TransitKey `yaml:"transit"`
 }
+
+// TransitKey is a key of Vault's Transit engine.
+type TransitKey struct {
+	// Mount is where the engine is. Default transit.
+	Mount string `yaml:"mount"`
+	// Key is the key's name. Default none.
+	Key string `yaml:"key"`
+}
+
+// Enabled reports whether there is such a key.
+func (k *TransitKey) Enabled() bool { return k.Key != "" }
 
 // Cache bounds the memory cache of credentials.
 type Cache struct {
@@ -125,7 +138,7 @@ type Debug struct {
 func defaults() *Config {
 	return &Config{
 		Replicas:  ReplicasSingle,
-		Issuer:    OwnIssuer{KeyRotation: 24 * time.Hour},
+		Issuer:    OwnIssuer{KeyRotation: 24 * time.Hour, Transit: TransitKey{Mount: "transit"}},
 		Listeners: defaultListeners(),
 		Cache:     Cache{MaxBytes: 64 << 20},
 		AWS:       AWS{Skew: 30 * time.Second},

@@ -83,7 +83,7 @@ func TestEmptyFileIsValid(t *testing.T) {
 		}
 		want := Config{
 			Replicas: "single",
-			Issuer:   OwnIssuer{URL: "http://127.0.0.1:8443", KeyRotation: 24 * time.Hour},
+			Issuer:   OwnIssuer{URL: "http://127.0.0.1:8443", KeyRotation: 24 * time.Hour, Transit: TransitKey{Mount: "transit"}},
 			Listeners: Listeners{
 				GRPC: Listener{Address: "127.0.0.1:9443"}, HTTP: Listener{Address: "127.0.0.1:8443"}, Metrics: Listener{Address: "127.0.0.1:9464"},
 				Admin: AdminListener{Socket: "/run/credbroker/admin.sock"},

@@ -78,6 +78,10 @@ func (v *validator) all() {
 		v.url("issuer.url", v.Issuer.URL, v.Issuer.InsecurePlaintext, noSlash)
 	}
 	v.duration("issuer.key_rotation", v.Issuer.KeyRotation, 10*time.Minute, 720*time.Hour)
+	v.transit("issuer.transit", v.Issuer.Transit)
+	if _, written := v.origins["issuer.key_rotation"]; written && v.Issuer.Transit.Enabled() {
+		v.fault("issuer.key_rotation", "Vault rotates the key of issuer.transit (auto_rotate_period); expected one or the other")
+	}
 	v.listeners()
 	v.issuers()
 	v.aws()

@@ -106,6 +106,7 @@ var vaultMethods = map[string]struct{ needs, takes []string }{
 var (
 	// vaultPath is of mounts, and of what is below them.
 	vaultPath      = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){0,15}$`)
+	vaultName      = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
 	awsRoleARN     = regexp.MustCompile(`^arn:aws(-cn|-us-gov)?:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]{1,512}$`)
 	serviceAccount = regexp.MustCompile(`^[a-z0-9.-]{1,64}@[a-z0-9.-]{1,191}$`)
 )
@@ -203,5 +204,29 @@ func (v *validator) vaultAuth() {
 	}
 	if a.ServiceAccount != "" && !serviceAccount.MatchString(a.ServiceAccount) {
 		v.fault("vault.auth.service_account", "%.64q; expected the e-mail address of a service account", a.ServiceAccount)
+	}
+}
+
+// transit checks a key of Transit at a path.
+func (v *validator) transit(path string, k TransitKey) {
+	if !k.Enabled() {
+		if _, written := v.origins[path]; written {
+			v.required(path+".key", k.Key)
+		}
+		return
+	}
+	if !vaultPath.MatchString(k.Mount) {
+		v.fault(path+".mount", "%.64q; expected the mount's path without a slash around it", k.Mount)
+	}
+	if !vaultName.MatchString(k.Key) {
+		v.fault(path+".key", "%.64q; expected a name that matches %s", k.Key, vaultName)
+	}
+	v.needsVault(path)
+}
+
+// needsVault says that what stands at a path takes a Vault.
+func (v *validator) needsVault(path string) {
+	if !v.Vault.Enabled() {
+		v.fault(path, "it takes a Vault; expected vault.address as well")
 	}
 }

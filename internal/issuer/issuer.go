@@ -1,6 +1,7 @@
 // Package issuer is the broker's own OpenID Connect issuer, the one that MinIO is configured to trust.
 //
-// Its keys live in this process's memory alone. What it mints is shown to the object store and to nobody else.
+// Its keys live in this process's memory alone, or in Vault alone (transit.go). What it mints is shown to the object store and to
+// nobody else.
 package issuer
 
 import (
@@ -27,6 +28,9 @@ type Config struct {
 	RotateEvery time.Duration
 	// Board is where replicas see one another's public keys; nil if there is one broker alone.
 	Board Board
+	// Transit is the key in Vault that signs in place of keys of this process; nil for those. RotateEvery and Board aren't used then:
+	// Vault rotates, and all replicas see the same versions.
+	Transit *TransitConfig
 	// Log hears of keys that can't be published; nobody does if nil.
 	Log *slog.Logger
 	// Now is the clock; time.Now if nil.
@@ -40,6 +44,7 @@ type Issuer struct {
 	discovery []byte
 	keys      atomic.Pointer[keySet]
 	replicas  *replicas // nil without a board
+	transit   *transit  // nil without a key in Vault; keys is nil with one
 }
 
 // keySet never changes once it is published.
@@ -72,8 +77,8 @@ func New(cfg Config) (*Issuer, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.URL == "" || cfg.RotateEvery <= 0 {
-		return nil, errors.New("an issuer needs a URL and an interval of rotation")
+	if cfg.URL == "" || cfg.RotateEvery <= 0 && cfg.Transit == nil {
+		return nil, errors.New("an issuer needs a URL, and an interval of rotation or a key in Vault")
 	}
 	discovery, err := json.Marshal(map[string]any{
 		"issuer":                                cfg.URL,
@@ -84,6 +89,9 @@ func New(cfg Config) (*Issuer, error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Transit != nil {
+		return &Issuer{cfg: cfg, discovery: discovery, transit: newTransit(*cfg.Transit)}, nil
 	}
 	current, err := newKey()
 	if err != nil {
@@ -105,7 +113,12 @@ func (i *Issuer) Discovery() []byte { return i.discovery }
 
 // JWKS is the JWK set (RFC 7517, section 5) in force, with the other replicas' keys as they are now, or, if that can't be
 // known within ctx or two seconds, as they were last known. Nobody changes it.
+//
+// With a key in Vault it is that of its versions, read again if a second has passed, and has none until they could be read once.
 func (i *Issuer) JWKS(ctx context.Context) []byte {
+	if i.transit != nil {
+		return i.transit.jwks(ctx)
+	}
 	if i.replicas == nil {
 		return i.keys.Load().jwks
 	}
@@ -120,6 +133,9 @@ func (i *Issuer) JWKS(ctx context.Context) []byte {
 // KeyIDs are the IDs of this broker's own keys, the signing one first.
 func (i *Issuer) KeyIDs() []string {
 	var ids []string
+	if i.transit != nil {
+		return i.transit.keyIDs(i.cfg.Now())
+	}
 	for _, k := range i.keys.Load().all() {
 		ids = append(ids, k.id)
 	}
@@ -129,6 +145,10 @@ func (i *Issuer) KeyIDs() []string {
 // Run rotates the keys every Config.RotateEvery, and publishes them to the other replicas, until ctx ends. A replica that
 // can't publish its next key goes on with the one that it signs with.
 func (i *Issuer) Run(ctx context.Context) {
+	if i.transit != nil {
+		i.transit.run(ctx)
+		return
+	}
 	if i.replicas != nil {
 		i.runReplicated(ctx)
 		return

@@ -103,6 +103,9 @@ var errUnpublished = errors.New("this replica's keys were never published to the
 
 // Status tells in one line why nothing is minted; empty if something is.
 func (i *Issuer) Status() string {
+	if i.transit != nil {
+		return i.transit.status()
+	}
 	if i.replicas != nil && !i.replicas.published(i.keys.Load().current) {
 		return errUnpublished.Error()
 	}

@@ -85,7 +85,7 @@ type claims struct {
 // Token mints a JWT (RFC 7519) that names the grant's policies and ends at expires, cut to whole seconds. It returns
 // ErrNotAllowed for policies that aren't all of the source's, for none, and for an end that, so cut, has passed;
 // exchange.ErrUnavailable as long as the other replicas don't know the key.
-func (s *Source) Token(_ context.Context, req exchange.Request, expires time.Time) (secret.Secret, error) {
+func (s *Source) Token(ctx context.Context, req exchange.Request, expires time.Time) (secret.Secret, error) {
 	if len(req.Grant.Policies) == 0 {
 		return secret.Secret{}, fmt.Errorf("%w: no policy", ErrNotAllowed)
 	}
@@ -94,7 +94,7 @@ func (s *Source) Token(_ context.Context, req exchange.Request, expires time.Tim
 			return secret.Secret{}, fmt.Errorf("%w: policy %q of role %q isn't one of the exchanger's allowed_policies", ErrNotAllowed, p, req.Grant.Role)
 		}
 	}
-	if why := s.issuer.Status(); why != "" {
+	if why := s.issuer.Status(); why != "" && s.issuer.transit == nil {
 		return secret.Secret{}, fmt.Errorf("%w: %s", exchange.ErrUnavailable, why)
 	}
 	now := s.cfg.Now()
@@ -102,7 +102,7 @@ func (s *Source) Token(_ context.Context, req exchange.Request, expires time.Tim
 	if !expires.After(now) {
 		return secret.Secret{}, fmt.Errorf("%w: a token that has ended", ErrNotAllowed)
 	}
-	return s.issuer.sign(claims{
+	return s.issuer.sign(ctx, claims{
 		Issuer: s.issuer.cfg.URL, Subject: Subject(req.Identity), Audience: s.cfg.Audience,
 		IssuedAt: now.Add(-backdate).Unix(), Expires: expires.Unix(),
 		Policies: req.Grant.Policies, ID: randomID(),
@@ -127,17 +127,27 @@ func Subject(id attest.Identity) string {
 }
 
 // sign makes a compact JWS with ES256 (RFC 7515, RFC 7518 section 3.4).
-func (i *Issuer) sign(c claims) (secret.Secret, error) {
+func (i *Issuer) sign(ctx context.Context, c claims) (secret.Secret, error) {
+	if i.transit != nil {
+		k, err := i.transit.current(ctx, i.cfg.Now())
+		if err != nil {
+			return secret.Secret{}, err
+		}
+		input, err := signingInput(k.id, c)
+		if err != nil {
+			return secret.Secret{}, err
+		}
+		signature, err := i.transit.sign(ctx, k, input)
+		if err != nil {
+			return secret.Secret{}, err
+		}
+		return secret.New(input + "." + signature), nil
+	}
 	k := i.keys.Load().current
-	header, err := json.Marshal(map[string]string{"alg": "ES256", "typ": "JWT", "kid": k.id})
+	input, err := signingInput(k.id, c)
 	if err != nil {
 		return secret.Secret{}, err
 	}
-	payload, err := json.Marshal(c)
-	if err != nil {
-		return secret.Secret{}, err
-	}
-	input := encode(header) + "." + encode(payload)
 	digest := sha256.Sum256([]byte(input))
 	r, sig, err := ecdsa.Sign(rand.Reader, k.private, digest[:])
 	if err != nil {
@@ -147,6 +157,19 @@ func (i *Issuer) sign(c claims) (secret.Secret, error) {
 	r.FillBytes(signature[:32])
 	sig.FillBytes(signature[32:])
 	return secret.New(input + "." + encode(signature[:])), nil
+}
+
+// signingInput is header and payload in base64url, with a dot between (RFC 7515, section 5.1).
+func signingInput(keyID string, c claims) (string, error) {
+	header, err := json.Marshal(map[string]string{"alg": "ES256", "typ": "JWT", "kid": keyID})
+	if err != nil {
+		return "", err
+	}
+	payload, err := json.Marshal(c)
+	if err != nil {
+		return "", err
+	}
+	return encode(header) + "." + encode(payload), nil
 }
 
 func randomID() string {
