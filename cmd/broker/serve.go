@@ -130,7 +130,7 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 	if p.issuer, err = issuer.New(owns); err != nil {
 		return nil, err
 	}
-	if p.exchangers, err = newExchangers(cfg, p.issuer, m, log); err != nil {
+	if p.exchangers, err = newExchangers(cfg, p.issuer, p.vault, m, log); err != nil {
 		return nil, err
 	}
 	verifier, err := newVerifiers(cfg, nil, replay, log)

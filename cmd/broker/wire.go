@@ -22,6 +22,7 @@ import (
 	"github.com/credbroker/credbroker/internal/cache"
 	"github.com/credbroker/credbroker/internal/config"
 	"github.com/credbroker/credbroker/internal/exchange"
+	"github.com/credbroker/credbroker/internal/exchange/fromvault"
 	"github.com/credbroker/credbroker/internal/exchange/minio"
 	"github.com/credbroker/credbroker/internal/issuer"
 	"github.com/credbroker/credbroker/internal/metrics"
@@ -29,6 +30,7 @@ import (
 	"github.com/credbroker/credbroker/internal/redis"
 	"github.com/credbroker/credbroker/internal/seal"
 	"github.com/credbroker/credbroker/internal/secret"
+	"github.com/credbroker/credbroker/internal/vault"
 )
 
 // This file is the only one that knows which kinds there are and which package implements each.
@@ -40,16 +42,18 @@ func backends(cfg *config.Config) map[string]policy.Backend {
 		switch e.Kind {
 		case config.KindMinIOWebIdentity:
 			out[name] = minio.WebIdentityHonours(e.AllowedPolicies)
+		case config.KindVaultRead:
+			out[name] = fromvault.CredentialsHonour()
 		}
 	}
 	return out
 }
 
 // newExchangers makes the configured exchangers. Those that have a Run still have to be run.
-func newExchangers(cfg *config.Config, iss *issuer.Issuer, m *metrics.Metrics, log *slog.Logger) (map[string]exchange.Exchanger, error) {
+func newExchangers(cfg *config.Config, iss *issuer.Issuer, v *vault.Client, m *metrics.Metrics, log *slog.Logger) (map[string]exchange.Exchanger, error) {
 	out := map[string]exchange.Exchanger{}
 	for name, e := range cfg.Exchangers {
-		x, err := newExchanger(e, iss, func(outcome string, took time.Duration) { m.Exchanged(name, outcome, took) }, log)
+		x, err := newExchanger(e, iss, v, func(outcome string, took time.Duration) { m.Exchanged(name, outcome, took) }, log)
 		if err != nil {
 			return nil, fmt.Errorf("exchangers.%s: %w", name, err)
 		}
@@ -58,19 +62,32 @@ func newExchangers(cfg *config.Config, iss *issuer.Issuer, m *metrics.Metrics, l
 	return out, nil
 }
 
-func newExchanger(e config.Exchanger, iss *issuer.Issuer, observe func(string, time.Duration), log *slog.Logger) (exchange.Exchanger, error) {
+func newExchanger(e config.Exchanger, iss *issuer.Issuer, v *vault.Client, observe func(string, time.Duration), log *slog.Logger) (exchange.Exchanger, error) {
 	server := minio.Server{Endpoint: e.Endpoint, CAFile: e.CAFile, Timeout: e.Timeout, Observe: observe}
 	switch e.Kind {
 	case config.KindMinIOWebIdentity:
-		tokens, err := iss.Source(issuer.SourceConfig{Audience: e.ClientID, AllowedPolicies: e.AllowedPolicies, Dangerous: e.Dangerous})
+		tokens, err := newTokenSource(e, iss, v)
 		if err != nil {
 			return nil, err
 		}
 		return minio.NewWebIdentity(minio.WebIdentityConfig{
 			Server: server, ClientID: e.ClientID, Tokens: tokens, AllowedPolicies: e.AllowedPolicies, Dangerous: e.Dangerous, Log: log,
 		})
+	case config.KindVaultRead:
+		return fromvault.NewCredentials(fromvault.CredentialsConfig{
+			Client: v, Path: e.Vault.Path, Write: e.Vault.Write, Parameters: e.Vault.Parameters, Fields: fromvault.Fields(e.Vault.Fields),
+			Log: log, Observe: observe,
+		}), nil
 	}
 	return nil, fmt.Errorf("kind %q is not known", e.Kind)
+}
+
+// newTokenSource makes what web-identity exchanges show: tokens of the broker's own, or of Vault's.
+func newTokenSource(e config.Exchanger, iss *issuer.Issuer, v *vault.Client) (exchange.TokenSource, error) {
+	if e.IdentityRole != "" {
+		return fromvault.IdentityTokens{Client: v, Role: e.IdentityRole}, nil
+	}
+	return iss.Source(issuer.SourceConfig{Audience: e.ClientID, AllowedPolicies: e.AllowedPolicies, Dangerous: e.Dangerous})
 }
 
 // newRedis makes the client of what replicas share, and its keys; nil without a Redis.
@@ -239,7 +256,7 @@ func asBrokerExchangers(cfg *config.Config, exchangers map[string]exchange.Excha
 
 // targetOf is all of an exchanger's configuration that shapes credentials, apart from what is in a grant.
 func targetOf(e config.Exchanger) string {
-	return fmt.Sprintf("%s %s %s dangerous=%t", e.Kind, e.Endpoint, e.ClientID, e.Dangerous)
+	return fmt.Sprintf("%s %s %s dangerous=%t %q %q", e.Kind, e.Endpoint, e.ClientID, e.Dangerous, e.IdentityRole, fmt.Sprint(e.Vault))
 }
 
 // newFingerprinter keys proof fingerprints from the configured file, or at random: then they can be compared only until

@@ -15,7 +15,7 @@ const KindMinIOWebIdentity = "minio-web-identity"
 
 // Exchanger is a back-end that credentials come from.
 type Exchanger struct {
-	// Kind is minio-web-identity. Required.
+	// Kind is minio-web-identity or vault-read. Required.
 	Kind string `yaml:"kind"`
 	// Endpoint is the back-end's https URL, without a path. Required.
 	Endpoint string `yaml:"endpoint"`
@@ -34,9 +34,14 @@ type Exchanger struct {
 	Dangerous bool `yaml:"dangerous"`
 	// Timeout is for one exchange with its retries: 100ms to 30s. Default 5s.
 	Timeout time.Duration `yaml:"timeout"`
+	// IdentityRole is a role of Vault's identity tokens (identity/oidc/role/NAME): one of those is shown to MinIO in place of a token
+	// of the broker's own. minio-web-identity. Default none.
+	IdentityRole string `yaml:"identity_role"`
+	// Vault is where in Vault credentials are read. vault-read.
+	Vault VaultRead `yaml:"vault"`
 }
 
-func (e *Exchanger) setDefaults() { e.Timeout = 5 * time.Second }
+func (e *Exchanger) setDefaults() { e.Timeout, e.Vault = 5*time.Second, defaultVaultRead() }
 
 // policyName is narrower than what MinIO takes: the token's claim separates names by commas.
 var policyName = regexp.MustCompile(`^[A-Za-z0-9_.@=+-]{1,128}$`)
@@ -48,10 +53,21 @@ func (v *validator) exchangers() {
 	for _, name := range slices.Sorted(maps.Keys(v.Exchangers)) {
 		e, path := v.Exchangers[name], join("exchangers", name)
 		v.name(path, name)
-		v.oneOf(path+".kind", e.Kind, KindMinIOWebIdentity)
+		v.oneOf(path+".kind", e.Kind, KindMinIOWebIdentity, KindVaultRead)
+		if e.Kind == KindVaultRead {
+			v.vaultRead(path, &e)
+			continue
+		}
+		if _, written := v.origins[path+".vault"]; written {
+			v.fault(path+".vault", "kind %s does not take it; expected kind %s", e.Kind, KindVaultRead)
+		}
 		v.url(path+".endpoint", e.Endpoint, e.InsecurePlaintext, noPath)
 		v.text(path+".client_id", e.ClientID)
 		v.duration(path+".timeout", e.Timeout, 100*time.Millisecond, 30*time.Second)
+		if e.IdentityRole != "" {
+			v.identityRole(path, &e)
+			continue
+		}
 		v.allowedPolicies(path+".allowed_policies", &e)
 	}
 }

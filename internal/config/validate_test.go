@@ -34,6 +34,10 @@ func aVaultAuth(auth string) string {
 	return "vault: {address: 'https://v.example', auth: {" + auth + "}}"
 }
 
+func aVaultRead(more string) string {
+	return aVault("") + "\nexchangers: {m: {kind: vault-read, " + more + "}}"
+}
+
 func many(n int, format string) string {
 	entries := make([]string, n)
 	for i := range entries {
@@ -93,6 +97,20 @@ func TestBounds(t *testing.T) {
 		{aVault("") + "\nissuer: {transit: {key: k}}", aVault("") + "\nissuer: {transit: {key: k/..}}", "issuer.transit.key"},
 		{aVault("") + "\nissuer: {transit: {key: k}}", aVault("") + "\nissuer: {transit: {mount: m}}", "issuer.transit.key"},
 		{aVault("") + "\nissuer: {transit: {key: k}}", aVault("") + "\nissuer: {key_rotation: 1h, transit: {key: k}}", "issuer.key_rotation"},
+		{aVaultRead("vault: {path: aws/sts/a}"), "exchangers: {m: {kind: vault-read, vault: {path: aws/sts/a}}}", "exchangers.m"},
+		{aVaultRead("vault: {path: aws/sts/a}"), aVaultRead("vault: {path: /aws/sts/a}"), "exchangers.m.vault.path"},
+		{aVaultRead("vault: {path: aws/sts/a}"), aVaultRead("vault: {path: aws/../sys/seal}"), "exchangers.m.vault.path"},
+		{aVaultRead("vault: {path: aws/sts/a}"), aVaultRead("vault: {write: true}"), "exchangers.m.vault.path"},
+		{aVaultRead("vault: {path: a, parameters: {ttl: '{{ttl}}'}}"), aVaultRead("vault: {path: a, parameters: {ttl: '{{ttl}}s'}}"), "exchangers.m.vault.parameters.ttl"},
+		{aVaultRead("vault: {path: a, parameters: {" + many(16, "p%d: x") + "}}"), aVaultRead("vault: {path: a, parameters: {" + many(17, "p%d: x") + "}}"), "exchangers.m.vault.parameters"},
+		{aVaultRead("vault: {path: a, fields: {access_key_id: a.b, session_token: '', expires: c}}"), aVaultRead("vault: {path: a, fields: {access_key_id: ''}}"), "exchangers.m.vault.fields.access_key_id"},
+		{aVaultRead("vault: {path: a, fields: {expires: a.b}}"), aVaultRead("vault: {path: a, fields: {expires: a..b}}"), "exchangers.m.vault.fields.expires"},
+		{aVaultRead("vault: {path: a}"), aVaultRead("vault: {path: a}, client_id: c"), "exchangers.m.client_id"},
+		{aVaultRead("vault: {path: a}"), aVaultRead("vault: {path: a}, timeout: 5s"), "exchangers.m.timeout"},
+		{anExchanger(endpoint + ", " + policies), anExchanger(endpoint + ", " + policies + ", vault: {path: a}"), "exchangers.m.vault"},
+		{aVault("") + "\n" + anExchanger(endpoint+", identity_role: r"), anExchanger(endpoint + ", identity_role: r"), "exchangers.m.identity_role"},
+		{aVault("") + "\n" + anExchanger(endpoint+", identity_role: r"), aVault("") + "\n" + anExchanger(endpoint+", identity_role: r/x"), "exchangers.m.identity_role"},
+		{aVault("") + "\n" + anExchanger(endpoint+", identity_role: r"), aVault("") + "\n" + anExchanger(endpoint+", identity_role: r, "+policies), "exchangers.m.allowed_policies"},
 		{aVault("timeout: 100ms"), aVault("timeout: 99ms"), "vault.timeout"},
 		{aVault("timeout: 30s"), aVault("timeout: 30001ms"), "vault.timeout"},
 		{aVault("namespace: a/b"), aVault("namespace: a/b/"), "vault.namespace"},

@@ -69,7 +69,7 @@ func (a *Attempts) Exchange(ctx context.Context, once func(context.Context) (Cre
 	ctx, cancel := WithTimeout(ctx, a.cfg.Timeout)
 	defer cancel()
 	c, err := a.exchange(ctx, once)
-	a.cfg.Observe(outcome(err), time.Since(start))
+	a.cfg.Observe(Outcome(err), time.Since(start))
 	return c, err
 }
 
@@ -175,20 +175,4 @@ func visible(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-func outcome(err error) string {
-	switch {
-	case err == nil:
-		return "ok"
-	case errors.Is(err, ErrUnavailable):
-		return "unavailable"
-	case errors.Is(err, ErrRefused):
-		return "refused"
-	case errors.Is(err, ErrUnsafe):
-		return "unsafe"
-	case errors.Is(err, ErrBadResult):
-		return "bad_result"
-	}
-	return "failed"
 }

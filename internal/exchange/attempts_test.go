@@ -168,7 +168,7 @@ func TestEveryErrorHasItsOutcome(t *testing.T) {
 		"ok": nil, "unavailable": errBreakerOpen, "refused": fmt.Errorf("%w: so", ErrRefused), "unsafe": ErrUnsafe,
 		"bad_result": ErrBadResult, "failed": context.Canceled,
 	} {
-		if got := outcome(err); got != want {
+		if got := Outcome(err); got != want {
 			t.Errorf("%v: %q, want %q", err, got, want)
 		}
 	}

@@ -71,3 +71,20 @@ type TokenSource interface {
 	// Token returns a JWT for the request that expires at the given time. Its errors are those of Exchange.
 	Token(ctx context.Context, req Request, expires time.Time) (secret.Secret, error)
 }
+
+// Outcome is what an exchange is counted by: ok, unavailable, refused, unsafe, bad_result or failed.
+func Outcome(err error) string {
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.Is(err, ErrUnavailable):
+		return "unavailable"
+	case errors.Is(err, ErrRefused):
+		return "refused"
+	case errors.Is(err, ErrUnsafe):
+		return "unsafe"
+	case errors.Is(err, ErrBadResult):
+		return "bad_result"
+	}
+	return "failed"
+}

@@ -248,9 +248,9 @@ func (c *Client) Revoke(ctx context.Context, leaseID string) error {
 	return err
 }
 
-// Renew asks for a lease to end after life from now (sys/leases/renew), which Vault may cut.
+// Renew asks for a lease to end after life from now, up to a whole second (sys/leases/renew); Vault may cut it.
 func (c *Client) Renew(ctx context.Context, leaseID string, life time.Duration) (Answer, error) {
-	return c.Do(ctx, Call{Write: true, Path: "sys/leases/renew", Body: map[string]any{"lease_id": leaseID, "increment": int64(life / time.Second)}})
+	return c.Do(ctx, Call{Write: true, Path: "sys/leases/renew", Body: map[string]any{"lease_id": leaseID, "increment": int64((life + time.Second - 1) / time.Second)}})
 }
 
 // Held keeps the token that is in force from being revoked before ends: what it leased would end with it.

@@ -1,0 +1,91 @@
+package config
+
+import (
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// KindVaultRead is the exchanger that reads credentials from a path of Vault's.
+const KindVaultRead = "vault-read"
+
+// VaultRead is a path of Vault's that gives credentials.
+type VaultRead struct {
+	// Path is below /v1/, as in aws/sts/reports or kv/data/reports. Required with vault-read.
+	Path string `yaml:"path"`
+	// Write asks by writing instead of reading. Default false.
+	Write bool `yaml:"write"`
+	// Parameters go along; {{ttl}} stands for the life that is granted, as in 900s; at most 16. Default none.
+	Parameters map[string]string `yaml:"parameters"`
+	// Fields say what the answer calls the parts of credentials.
+	Fields VaultFields `yaml:"fields"`
+}
+
+// VaultFields are names of members of an answer's data; members of members are separated by dots, as in data.access_key for KV
+// version 2.
+type VaultFields struct {
+	// AccessKeyID is the access key's. Default access_key.
+	AccessKeyID string `yaml:"access_key_id"`
+	// SecretAccessKey is the secret key's. Default secret_key.
+	SecretAccessKey string `yaml:"secret_access_key"`
+	// SessionToken is the session token's; "" if there is none. Default session_token.
+	SessionToken string `yaml:"session_token"`
+	// Expires is the end's, in RFC 3339 or Unix seconds. Default none: the lease's end counts.
+	Expires string `yaml:"expires"`
+}
+
+func defaultVaultRead() VaultRead {
+	return VaultRead{Fields: VaultFields{AccessKeyID: "access_key", SecretAccessKey: "secret_key", SessionToken: "session_token"}}
+}
+
+var (
+	vaultField     = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,7}$`)
+	vaultParameter = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
+)
+
+// vaultRead checks an exchanger of kind vault-read.
+func (v *validator) vaultRead(path string, e *Exchanger) {
+	for _, key := range []string{"endpoint", "insecure_plaintext", "ca_file", "client_id", "allowed_policies", "dangerous", "timeout", "identity_role"} {
+		if _, written := v.origins[path+"."+key]; written {
+			v.fault(path+"."+key, "kind %s does not take it; expected none: what credentials may do, and where Vault is, stands in Vault's role and in vault", KindVaultRead)
+		}
+	}
+	at := path + ".vault"
+	v.needsVault(path)
+	if e.Vault.Path == "" {
+		v.required(at+".path", e.Vault.Path)
+	} else if len(e.Vault.Path) > 512 || !vaultPath.MatchString(e.Vault.Path) {
+		v.fault(at+".path", "%.64q; expected a path below /v1/ without a slash around it, such as aws/sts/reports", e.Vault.Path)
+	}
+	if v.count(at+".parameters", len(e.Vault.Parameters), 0, 16) {
+		for _, name := range slices.Sorted(maps.Keys(e.Vault.Parameters)) {
+			value := e.Vault.Parameters[name]
+			if !vaultParameter.MatchString(name) {
+				v.fault(join(at+".parameters", name), "%.64q; expected a name that matches %s", name, vaultParameter)
+			}
+			v.text(join(at+".parameters", name), value)
+			if strings.Contains(value, "{{") && value != "{{ttl}}" {
+				v.fault(join(at+".parameters", name), "%.64q; expected {{ttl}} alone, or text without {{", value)
+			}
+		}
+	}
+	f := e.Vault.Fields
+	for key, field := range map[string]string{"access_key_id": f.AccessKeyID, "secret_access_key": f.SecretAccessKey, "session_token": f.SessionToken, "expires": f.Expires} {
+		optional := key == "session_token" || key == "expires"
+		if !(optional && field == "") && !vaultField.MatchString(field) {
+			v.fault(at+".fields."+key, "%.64q; expected a name, or names separated by dots", field)
+		}
+	}
+}
+
+// identityRole checks a minio-web-identity exchanger that shows Vault's identity tokens.
+func (v *validator) identityRole(path string, e *Exchanger) {
+	v.needsVault(path + ".identity_role")
+	if !vaultName.MatchString(e.IdentityRole) {
+		v.fault(path+".identity_role", "%.64q; expected a name that matches %s", e.IdentityRole, vaultName)
+	}
+	if len(e.AllowedPolicies) > 0 {
+		v.fault(path+".allowed_policies", "the policies of Vault's identity tokens stand in the template of Vault's role; expected none")
+	}
+}
