@@ -42,6 +42,13 @@ func backends(cfg *config.Config) map[string]policy.Backend {
 		switch e.Kind {
 		case config.KindMinIOWebIdentity:
 			out[name] = minio.WebIdentityHonours(e.AllowedPolicies)
+			if e.CallerToken {
+				out[name] = minio.CallerTokenHonours()
+			}
+		case config.KindMinIOAssumeRole:
+			out[name] = minio.AssumeRoleHonours()
+		case config.KindMinIOCertificate:
+			out[name] = minio.CertificateHonours(e.AllowedPolicies)
 		case config.KindVaultRead:
 			out[name] = fromvault.CredentialsHonour()
 		}
@@ -73,6 +80,12 @@ func newExchanger(e config.Exchanger, iss *issuer.Issuer, v *vault.Client, obser
 		return minio.NewWebIdentity(minio.WebIdentityConfig{
 			Server: server, ClientID: e.ClientID, Tokens: tokens, AllowedPolicies: e.AllowedPolicies, Dangerous: e.Dangerous, Log: log,
 		})
+	case config.KindMinIOAssumeRole:
+		return minio.NewAssumeRole(minio.AssumeRoleConfig{Server: server, Parent: minio.KeyFile(e.ParentFile), Region: e.Region, Dangerous: e.Dangerous})
+	case config.KindMinIOCertificate:
+		return minio.NewCertificate(minio.CertificateConfig{
+			Server: server, Certificates: minio.CertificateFiles{CertFile: e.CertFile, KeyFile: e.KeyFile}, AllowedPolicies: e.AllowedPolicies,
+		})
 	case config.KindVaultRead:
 		return fromvault.NewCredentials(fromvault.CredentialsConfig{
 			Client: v, Path: e.Vault.Path, Write: e.Vault.Write, Parameters: e.Vault.Parameters, Fields: fromvault.Fields(e.Vault.Fields),
@@ -82,8 +95,11 @@ func newExchanger(e config.Exchanger, iss *issuer.Issuer, v *vault.Client, obser
 	return nil, fmt.Errorf("kind %q is not known", e.Kind)
 }
 
-// newTokenSource makes what web-identity exchanges show: tokens of the broker's own, or of Vault's.
+// newTokenSource makes what web-identity exchanges show: tokens of the broker's own, of Vault's, or the callers'.
 func newTokenSource(e config.Exchanger, iss *issuer.Issuer, v *vault.Client) (exchange.TokenSource, error) {
+	if e.CallerToken {
+		return exchange.CallerToken{}, nil
+	}
 	if e.IdentityRole != "" {
 		return fromvault.IdentityTokens{Client: v, Role: e.IdentityRole}, nil
 	}
@@ -256,7 +272,7 @@ func asBrokerExchangers(cfg *config.Config, exchangers map[string]exchange.Excha
 
 // targetOf is all of an exchanger's configuration that shapes credentials, apart from what is in a grant.
 func targetOf(e config.Exchanger) string {
-	return fmt.Sprintf("%s %s %s dangerous=%t %q %q", e.Kind, e.Endpoint, e.ClientID, e.Dangerous, e.IdentityRole, fmt.Sprint(e.Vault))
+	return fmt.Sprintf("%s %s %s dangerous=%t %q %q %t %q %q", e.Kind, e.Endpoint, e.ClientID, e.Dangerous, e.IdentityRole, fmt.Sprint(e.Vault), e.CallerToken, e.ParentFile, e.CertFile)
 }
 
 // newFingerprinter keys proof fingerprints from the configured file, or at random: then they can be compared only until

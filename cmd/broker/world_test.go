@@ -106,7 +106,11 @@ type answer struct {
 
 // issue asks for credentials of the role reports over HTTP.
 func (w *world) issue(token, extra string) (answer, error) {
-	req, err := http.NewRequest(http.MethodPost, w.HTTP+"/v1/credentials", strings.NewReader(`{"role":"reports"`+extra+`}`))
+	return w.issueRole(token, "reports", extra)
+}
+
+func (w *world) issueRole(token, role, extra string) (answer, error) {
+	req, err := http.NewRequest(http.MethodPost, w.HTTP+"/v1/credentials", strings.NewReader(`{"role":"`+role+`"`+extra+`}`))
 	if err != nil {
 		return answer{}, err
 	}

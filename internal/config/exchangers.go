@@ -4,44 +4,83 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/credbroker/credbroker/internal/policy"
 )
 
-// KindMinIOWebIdentity is the exchanger that shows MinIO a token of the broker's own issuer
-// (AssumeRoleWithWebIdentity).
-const KindMinIOWebIdentity = "minio-web-identity"
+// Kinds of exchanger.
+const (
+	// KindMinIOWebIdentity shows MinIO a token (AssumeRoleWithWebIdentity): of the broker's own issuer, of Vault's, or the caller's.
+	KindMinIOWebIdentity = "minio-web-identity"
+	// KindMinIOAssumeRole signs with the key of a parent user (AssumeRole).
+	KindMinIOAssumeRole = "minio-assume-role"
+	// KindMinIOCertificate shows MinIO a client certificate (AssumeRoleWithCertificate).
+	KindMinIOCertificate = "minio-certificate"
+)
 
-// Exchanger is a back-end that credentials come from.
+// exchangerKeys are the keys that each kind takes, besides kind.
+var exchangerKeys = map[string][]string{
+	KindMinIOWebIdentity: {"endpoint", "insecure_plaintext", "ca_file", "timeout", "client_id", "allowed_policies", "dangerous", "identity_role", "caller_token"},
+	KindMinIOAssumeRole:  {"endpoint", "insecure_plaintext", "ca_file", "timeout", "dangerous", "parent_file", "region"},
+	KindMinIOCertificate: {"endpoint", "ca_file", "timeout", "allowed_policies", "dangerous", "cert_file", "key_file"},
+	KindVaultRead:        {"vault"},
+}
+
+// Exchanger is a back-end that credentials come from. What a kind doesn't take is a fault.
 type Exchanger struct {
-	// Kind is minio-web-identity or vault-read. Required.
+	// Kind is one of the kinds above. Required.
 	Kind string `yaml:"kind"`
-	// Endpoint is the back-end's https URL, without a path. Required.
+	// Endpoint is MinIO's https URL, without a path. minio-*: required.
 	Endpoint string `yaml:"endpoint"`
-	// InsecurePlaintext allows an http endpoint beyond loopback. Default false.
+	// InsecurePlaintext allows an http endpoint beyond loopback. minio-web-identity, minio-assume-role. Default false.
 	InsecurePlaintext bool `yaml:"insecure_plaintext"`
-	// CAFile holds the only roots that the endpoint's certificate may come from; read at start. Default: the system's.
+	// CAFile holds the only roots that the endpoint's certificate may come from; read at start. minio-*. Default: the system's.
 	CAFile string `yaml:"ca_file"`
-	// ClientID is the `aud` of minted tokens, MinIO's MINIO_IDENTITY_OPENID_CLIENT_ID. Required.
+	// ClientID is the `aud` of minted tokens, MinIO's MINIO_IDENTITY_OPENID_CLIENT_ID. minio-web-identity: required.
 	ClientID string `yaml:"client_id"`
-	// AllowedPolicies are the only MinIO policies (^[A-Za-z0-9_.@=+-]{1,128}$) that minted tokens may name: 1 to 256.
-	// Required.
+	// AllowedPolicies are the only MinIO policies (^[A-Za-z0-9_.@=+-]{1,128}$) that may be asked for: 1 to 256. minio-web-identity:
+	// required, but none with identity_role or caller_token. minio-certificate: required; common names of certificates.
 	AllowedPolicies []string `yaml:"allowed_policies"`
 	// Dangerous is needed for policies that do more than handle objects and buckets: consoleAdmin, diagnostics, and any with
-	// admin: actions. Without it every credential is kept to s3: actions, and so from making itself keys that never end.
-	// Default false.
+	// admin: actions. Without it every credential is kept to s3: actions, and so from making itself keys that never end. MinIO can't
+	// keep credentials of minio-certificate to that, so there it is required. minio-*. Default false.
 	Dangerous bool `yaml:"dangerous"`
-	// Timeout is for one exchange with its retries: 100ms to 30s. Default 5s.
+	// Timeout is for one exchange with its retries: 100ms to 30s. minio-*. Default 5s.
 	Timeout time.Duration `yaml:"timeout"`
 	// IdentityRole is a role of Vault's identity tokens (identity/oidc/role/NAME): one of those is shown to MinIO in place of a token
 	// of the broker's own. minio-web-identity. Default none.
 	IdentityRole string `yaml:"identity_role"`
+	// CallerToken shows MinIO the JWT that proved the caller in place of a token of the broker's own. minio-web-identity. Default false.
+	CallerToken bool `yaml:"caller_token"`
+	// ParentFile holds the key of the parent user as JSON: access_key_id, secret_access_key. It is read for each exchange.
+	// minio-assume-role: required.
+	ParentFile string `yaml:"parent_file"`
+	// Region is MinIO's, which requests are signed for. minio-assume-role. Default us-east-1.
+	Region string `yaml:"region"`
+	// CertFile holds a client certificate whose common name is a policy, and its intermediates, PEM; read for each exchange.
+	// minio-certificate: required, with KeyFile.
+	CertFile string `yaml:"cert_file"`
+	// KeyFile holds the private key of CertFile.
+	KeyFile string `yaml:"key_file"`
 	// Vault is where in Vault credentials are read. vault-read.
 	Vault VaultRead `yaml:"vault"`
 }
 
-func (e *Exchanger) setDefaults() { e.Timeout, e.Vault = 5*time.Second, defaultVaultRead() }
+func (e *Exchanger) setDefaults() {
+	e.Timeout, e.Region, e.Vault = 5*time.Second, "us-east-1", defaultVaultRead()
+}
+
+// needsIssuer says whether object stores have to reach the broker's own issuer.
+func (c *Config) needsIssuer() bool {
+	for _, e := range c.Exchangers {
+		if e.Kind == KindMinIOWebIdentity && e.IdentityRole == "" && !e.CallerToken {
+			return true
+		}
+	}
+	return false
+}
 
 // policyName is narrower than what MinIO takes: the token's claim separates names by commas.
 var policyName = regexp.MustCompile(`^[A-Za-z0-9_.@=+-]{1,128}$`)
@@ -53,22 +92,74 @@ func (v *validator) exchangers() {
 	for _, name := range slices.Sorted(maps.Keys(v.Exchangers)) {
 		e, path := v.Exchangers[name], join("exchangers", name)
 		v.name(path, name)
-		v.oneOf(path+".kind", e.Kind, KindMinIOWebIdentity, KindVaultRead)
+		kinds := slices.Sorted(maps.Keys(exchangerKeys))
+		v.oneOf(path+".kind", e.Kind, kinds...)
+		keys, known := exchangerKeys[e.Kind]
+		if !known {
+			continue
+		}
+		v.onlyTakes(path, e.Kind, keys)
 		if e.Kind == KindVaultRead {
 			v.vaultRead(path, &e)
 			continue
 		}
-		if _, written := v.origins[path+".vault"]; written {
-			v.fault(path+".vault", "kind %s does not take it; expected kind %s", e.Kind, KindVaultRead)
-		}
 		v.url(path+".endpoint", e.Endpoint, e.InsecurePlaintext, noPath)
-		v.text(path+".client_id", e.ClientID)
 		v.duration(path+".timeout", e.Timeout, 100*time.Millisecond, 30*time.Second)
-		if e.IdentityRole != "" {
-			v.identityRole(path, &e)
-			continue
+		switch e.Kind {
+		case KindMinIOWebIdentity:
+			v.text(path+".client_id", e.ClientID)
+			v.tokens(path, &e)
+		case KindMinIOAssumeRole:
+			v.required(path+".parent_file", e.ParentFile)
+			v.text(path+".region", e.Region)
+		case KindMinIOCertificate:
+			v.certificate(path, &e)
 		}
-		v.allowedPolicies(path+".allowed_policies", &e)
+	}
+}
+
+// onlyTakes faults what is written and a kind has no use for.
+func (v *validator) onlyTakes(path, kind string, keys []string) {
+	seen := map[string]bool{"kind": true}
+	for _, written := range slices.Sorted(maps.Keys(v.origins)) {
+		rest, below := strings.CutPrefix(written, path+".")
+		key := rest[:len(rest)-len(strings.TrimLeft(rest, "abcdefghijklmnopqrstuvwxyz_"))]
+		if below && !seen[key] && !slices.Contains(keys, key) {
+			seen[key] = true
+			v.fault(join(path, key), "kind %s does not take it; it takes: %s", kind, strings.Join(keys, ", "))
+		}
+	}
+}
+
+// tokens checks what a minio-web-identity exchanger shows.
+func (v *validator) tokens(path string, e *Exchanger) {
+	switch {
+	case e.CallerToken && e.IdentityRole != "":
+		v.fault(path+".caller_token", "there is an identity_role as well; expected one of them")
+	case e.IdentityRole != "":
+		v.identityRole(path, e)
+	case e.CallerToken:
+		if len(e.AllowedPolicies) > 0 {
+			v.fault(path+".allowed_policies", "the policies of callers' own tokens stand in their claims; expected none")
+		}
+		if e.Dangerous {
+			v.fault(path+".dangerous", "callers' own tokens may name any policy; expected false: session policies keep them to objects")
+		}
+	default:
+		v.allowedPolicies(path+".allowed_policies", e)
+	}
+}
+
+// certificate checks what is minio-certificate's own.
+func (v *validator) certificate(path string, e *Exchanger) {
+	if strings.HasPrefix(e.Endpoint, "http:") {
+		v.fault(path+".endpoint", "%.64q has no TLS, and so no client certificates; expected https", e.Endpoint)
+	}
+	v.required(path+".cert_file", e.CertFile)
+	v.required(path+".key_file", e.KeyFile)
+	v.allowedPolicies(path+".allowed_policies", e)
+	if !e.Dangerous {
+		v.fault(path+".dangerous", "MinIO takes no session policy with a certificate, so credentials can make themselves keys that never end unless their policy denies admin:CreateServiceAccount; expected true once it does")
 	}
 }
 

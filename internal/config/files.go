@@ -55,7 +55,12 @@ func (c *Config) files() []namedFile {
 			namedFile{path: a.CRLFile, key: at + ".crl_file", reload: true})
 	}
 	for name, e := range c.Exchangers {
-		out = append(out, namedFile{path: e.CAFile, key: join("exchangers", name) + ".ca_file"})
+		at := join("exchangers", name)
+		out = append(out,
+			namedFile{path: e.CAFile, key: at + ".ca_file"},
+			namedFile{path: e.ParentFile, key: at + ".parent_file", least: 1, most: 4096}, // read for each exchange, as the next two
+			namedFile{path: e.CertFile, key: at + ".cert_file"},
+			namedFile{path: e.KeyFile, key: at + ".key_file"})
 	}
 	if a := c.Vault.Auth; c.Vault.Enabled() {
 		out = append(out,

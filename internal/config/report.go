@@ -30,6 +30,15 @@ func (c *Config) Warnings() []string {
 		if plaintextURL(e.Endpoint) {
 			warn("exchangers.%s: %s is plaintext: whoever is on the way gets credentials", name, e.Endpoint)
 		}
+		if e.ParentFile != "" {
+			warn("exchangers.%s.parent_file: it holds a key of MinIO's that lasts until somebody takes it away: whoever reads it has all that the parent user may", name)
+		}
+		if e.CertFile != "" {
+			warn("exchangers.%s.key_file: whoever reads it has what MinIO gives to the certificate, until that ends", name)
+		}
+		if e.CallerToken {
+			warn("exchangers.%s: caller_token: true: MinIO sees the callers' own tokens", name)
+		}
 		if e.Dangerous {
 			warn("exchangers.%s: dangerous: true: its credentials may do what MinIO's policies allow beyond objects: administer it, or make keys that never end", name)
 		}

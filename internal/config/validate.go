@@ -58,7 +58,7 @@ func (v *validator) derive() {
 	if err != nil {
 		return // which is a fault
 	}
-	if len(v.Exchangers) > 0 && (!isLoopback(host) || port == "0") {
+	if v.needsIssuer() && (!isLoopback(host) || port == "0") {
 		v.fault("issuer.url", "it is required where an exchanger needs it and listeners.http.address isn't a port on loopback")
 	}
 	if !isLoopback(host) {

@@ -46,11 +46,6 @@ var (
 
 // vaultRead checks an exchanger of kind vault-read.
 func (v *validator) vaultRead(path string, e *Exchanger) {
-	for _, key := range []string{"endpoint", "insecure_plaintext", "ca_file", "client_id", "allowed_policies", "dangerous", "timeout", "identity_role"} {
-		if _, written := v.origins[path+"."+key]; written {
-			v.fault(path+"."+key, "kind %s does not take it; expected none: what credentials may do, and where Vault is, stands in Vault's role and in vault", KindVaultRead)
-		}
-	}
 	at := path + ".vault"
 	v.needsVault(path)
 	if e.Vault.Path == "" {

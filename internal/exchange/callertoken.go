@@ -22,7 +22,7 @@ func (CallerToken) Token(_ context.Context, req Request, expires time.Time) (sec
 		return secret.Secret{}, fmt.Errorf("%w: the caller's own token is to be shown, and it has shown %q", ErrRefused, req.Proof.Kind)
 	case req.Identity.Actor != nil:
 		return secret.Secret{}, fmt.Errorf("%w: the caller's own token is to be shown, and somebody acts for the caller", ErrRefused)
-	case req.Identity.Expires.After(expires):
+	case req.Identity.Expires.After(expires.Add(expirySlack)): // a grant is of whole seconds
 		return secret.Secret{}, fmt.Errorf("%w: the caller's token ends at %s, %s was granted", ErrRefused,
 			req.Identity.Expires.UTC().Format(time.RFC3339), expires.UTC().Format(time.RFC3339))
 	}

@@ -55,13 +55,12 @@ type Request struct {
 	Correlation Correlation
 }
 
-// Exchanger trades a grant for credentials at one back-end.
+// Exchanger trades a grant for credentials at one back-end. What a kind of it honours of a grant is known without one: its package has a
+// function that returns the policy.Backend.
 type Exchanger interface {
 	// Exchange returns credentials that expire no later than Grant.TTL from now, or an error that is (errors.Is) one
 	// of this package's, or the context's. It is safe for concurrent use.
 	Exchange(ctx context.Context, req Request) (Credentials, error)
-	// Backend declares what the exchanger honours of a grant.
-	Backend() policy.Backend
 	// Status tells in one line why the exchanger can't be used now; empty if it can as far as is known.
 	Status() string
 }

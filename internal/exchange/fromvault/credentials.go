@@ -82,9 +82,6 @@ func NewCredentials(cfg CredentialsConfig) *Credentials {
 // CredentialsHonour is what such an exchanger honours of a grant: nothing but its life. What credentials may do is up to Vault's role.
 func CredentialsHonour() policy.Backend { return policy.Backend{} }
 
-// Backend implements exchange.Exchanger.
-func (x *Credentials) Backend() policy.Backend { return CredentialsHonour() }
-
 // Status implements exchange.Exchanger: the Vault client has a status of its own.
 func (x *Credentials) Status() string { return "" }
 

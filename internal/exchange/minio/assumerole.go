@@ -85,9 +85,6 @@ func AssumeRoleHonours() policy.Backend {
 	return policy.Backend{SessionPolicyBytes: sessionPolicyBytes, MinTTL: minDuration, MaxTTL: maxTTL}
 }
 
-// Backend implements exchange.Exchanger.
-func (*AssumeRole) Backend() policy.Backend { return AssumeRoleHonours() }
-
 // Status implements exchange.Exchanger.
 func (x *AssumeRole) Status() string { return x.attempts.Status() }
 

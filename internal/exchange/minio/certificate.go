@@ -83,9 +83,6 @@ func CertificateHonours(allowedPolicies []string) policy.Backend {
 	return policy.Backend{AllowedPolicies: slices.Clone(allowedPolicies), MaxPolicies: 1, MinTTL: minDuration, MaxTTL: maxTTL}
 }
 
-// Backend implements exchange.Exchanger.
-func (x *Certificate) Backend() policy.Backend { return CertificateHonours(x.cfg.AllowedPolicies) }
-
 // Status implements exchange.Exchanger.
 func (x *Certificate) Status() string { return x.attempts.Status() }
 

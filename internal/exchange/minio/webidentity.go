@@ -69,8 +69,11 @@ func WebIdentityHonours(allowedPolicies []string) policy.Backend {
 	return policy.Backend{AllowedPolicies: slices.Clone(allowedPolicies), SessionPolicyBytes: sessionPolicyBytes, MaxTTL: maxTTL}
 }
 
-// Backend implements exchange.Exchanger.
-func (x *WebIdentity) Backend() policy.Backend { return WebIdentityHonours(x.cfg.AllowedPolicies) }
+// CallerTokenHonours is what a WebIdentity honours that shows the callers' own tokens: those name the policies, and their end is the
+// credentials'.
+func CallerTokenHonours() policy.Backend {
+	return policy.Backend{SessionPolicyBytes: sessionPolicyBytes, MaxTTL: maxTTL, NeedsSessionPolicy: true, EndsWithProof: true}
+}
 
 // Exchange implements exchange.Exchanger. The credentials live for Grant.TTL, cut to whole seconds.
 func (x *WebIdentity) Exchange(ctx context.Context, req exchange.Request) (exchange.Credentials, error) {
