@@ -1,0 +1,6 @@
+-- What lua-check reads: the Lua that Kong and nginx run.
+std = "ngx_lua"
+self = false
+max_line_length = 160
+files["deploy/kong"] = { globals = { "kong" } }
+files["internal/kongtest"] = { globals = { "kong" } }
