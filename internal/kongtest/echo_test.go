@@ -1,8 +1,10 @@
 package kongtest
 
 import (
+	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -53,4 +55,41 @@ const keyAuth = "{name: key-auth, config: {key_names: [apikey], hide_credentials
 // declared is a declarative configuration of services.
 func declared(services ...string) string {
 	return "_format_version: \"3.0\"\nservices:\n" + strings.Join(services, "") + consumers
+}
+
+// raw sends text as it is and returns the answer's status and what follows it.
+func raw(t *testing.T, g *Gateway, text string) (int, string) {
+	t.Helper()
+	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(g.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, text); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+// answerOf is the body of an answer of status 200.
+func answerOf(req *http.Request) (string, error) {
+	resp, err := client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", resp.Status, body)
+	}
+	return string(body), err
 }

@@ -42,8 +42,9 @@ local function fetch(conf, word, request_id)
   return {
     access_key_id = answer.access_key_id, secret_access_key = answer.secret_access_key, session_token = answer.session_token,
     expires_at = answer.expires_at, ends = ends, request_id = answer.request_id,
-    -- In the last quarter of its life: early enough for several tries, late enough to be rare.
-    renew = ends - math.max(broker.LAST_SECONDS * 2, (ends - now) / 4),
+    -- In the last quarter of its life: early enough for several tries, late enough to be rare. The broker may give what it has at hand,
+    -- which can be in its last quarter already; that is asked about again a little later.
+    renew = math.max(now + math.min(PAUSE, (ends - now) / 4), ends - math.max(broker.LAST_SECONDS * 2, (ends - now) / 4)),
   }
 end
 
