@@ -90,7 +90,7 @@ func start(t testing.TB, opts Options) (*Gateway, error) {
 	if err := yaml.Unmarshal([]byte(opts.Config), &config); err != nil {
 		return g, err
 	}
-	environment, err := json.Marshal(map[string]any{"config": config, "sandbox_requires": opts.SandboxRequires})
+	environment, err := json.Marshal(map[string]any{"config": config, "sandbox_requires": append([]string{}, opts.SandboxRequires...)})
 	if err != nil {
 		return g, err
 	}

@@ -2,10 +2,11 @@
 -- and hands them to the upstream in headers. It runs before Kong has authenticated anybody, so it says nothing of a consumer: the broker
 -- verifies the token. docs/kong.md, "Functions".
 --
--- For untrusted_lua = sandbox (Kong's default) as it is. Change these three lines:
+-- Kong's default, untrusted_lua = sandbox, is enough. Set these:
 local BROKER_HOST, BROKER_PORT, BROKER_TLS = "broker.example", 8443, true
 local ROLE = "reports"
 local TIMEOUT = 5000 -- milliseconds, for connecting, sending and reading each
+local KEEP_AUTHORIZATION = false -- true if a plugin of Kong's reads the token after this; then let request-transformer remove it
 
 -- What the broker answers, and what the upstream gets of it.
 local HEADERS = {
@@ -102,5 +103,7 @@ return function()
     end
     kong.service.request.set_header(to, value)
   end
-  kong.service.request.clear_header("Authorization")
+  if not KEEP_AUTHORIZATION then
+    kong.service.request.clear_header("Authorization")
+  end
 end

@@ -1,0 +1,2 @@
+-- Debian's luaossl has the same calls.
+return require "openssl.hmac"
