@@ -90,6 +90,9 @@ _M.jwt = {
         return unauthenticated(conf, "token expired")
       end
     end
+    if (conf.maximum_expiration or 0) > 0 and claims.exp - ngx.time() > conf.maximum_expiration then
+      return unauthenticated(conf, "exceeds maximum allowed expiration")
+    end
     authenticated(entities.jwt(credential.key).consumer, credential, credential.key)
     kong.ctx.shared.authenticated_jwt_token = token
   end,
