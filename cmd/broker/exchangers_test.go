@@ -70,3 +70,42 @@ roles:
 		}
 	}
 }
+
+// Both ways to a role of AWS, with credentials that the platform gives and with none.
+func TestRolesOfAWSAreAssumed(t *testing.T) {
+	const (
+		reports, archive = "arn:aws:iam::123456789012:role/reports", "arn:aws:iam::123456789012:role/archive"
+		own              = "arn:aws:sts::123456789012:assumed-role/broker/i-1"
+	)
+	w := newWorld(t, "AWS_ACCESS_KEY_ID=ASIA1111111111BROKER", "AWS_SECRET_ACCESS_KEY=platforms-secret", "AWS_SESSION_TOKEN=platforms-token")
+	s := brokertest.NewAWSSTS(t)
+	s.Add(brokertest.AWSKey{ID: "ASIA1111111111BROKER", Secret: "platforms-secret", SessionToken: "platforms-token", Principal: brokertest.AWSPrincipal{Account: "123456789012", ARN: own}})
+	s.AddRole(brokertest.AWSRole{ARN: reports, Principal: own, ExternalID: "credbroker"}, brokertest.AWSRole{ARN: archive, Issuer: w.HTTP, Audience: "sts.amazonaws.com"})
+	w.WriteConfig(fmt.Sprintf(`
+issuers:
+  - {name: test, issuer: %s, audiences: [credbroker], algorithms: [ES256], attributes: {groups: {claim: groups}}}
+exchangers:
+  s3: {kind: aws-assume-role, endpoint: "https://%s", ca_file: %s, region: eu-west-1, role_arn: "%s", external_id: credbroker, source_identity: true}
+  federated: {kind: aws-web-identity, endpoint: "https://%s", ca_file: %s, region: eu-west-1, role_arn: "%s"}
+shutdown: {drain: 0s}
+roles:
+  - {name: reports, when: 'identity.subject == "alice"', exchanger: s3, session_tags: {team: "{{attrs.groups}}"}, ttl: {default: 20m}}
+  - {name: archive, when: 'identity.subject == "alice"', exchanger: federated, session_policy: '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:GetObject"],"Resource":["arn:aws:s3:::archive/{{subject}}/*"]}]}'}
+`, w.idp.URL, s.Addr, s.CAFile, reports, s.Addr, s.CAFile, archive))
+	w.Start()
+	a := w.mustIssue(w.token(nil), "")
+	if got := s.Session(a.AccessKeyID); got.Role != reports || got.Tags["team"] != "finance" || !strings.HasPrefix(got.SourceIdentity, "alice-") {
+		t.Errorf("%+v", got)
+	}
+	b, err := w.issueRole(w.token(nil), "archive", "")
+	if got := s.Session(b.AccessKeyID); err != nil || got.Role != archive || !strings.Contains(got.Policy, "archive/alice/") {
+		t.Errorf("%+v %+v %v", b, got, err)
+	}
+	if hit := w.mustIssue(w.token(nil), ""); hit.AccessKeyID != a.AccessKeyID {
+		t.Error("not cached")
+	}
+	// Another team's tag takes other credentials.
+	if other := w.mustIssue(w.token(map[string]any{"groups": []string{"audit"}}), ""); other.AccessKeyID == a.AccessKeyID {
+		t.Error("tagged as before")
+	}
+}

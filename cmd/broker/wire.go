@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,6 +12,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 
 	"github.com/credbroker/credbroker/internal/attest"
 	"github.com/credbroker/credbroker/internal/attest/awsiam"
@@ -22,6 +25,7 @@ import (
 	"github.com/credbroker/credbroker/internal/cache"
 	"github.com/credbroker/credbroker/internal/config"
 	"github.com/credbroker/credbroker/internal/exchange"
+	"github.com/credbroker/credbroker/internal/exchange/awssts"
 	"github.com/credbroker/credbroker/internal/exchange/fromvault"
 	"github.com/credbroker/credbroker/internal/exchange/minio"
 	"github.com/credbroker/credbroker/internal/issuer"
@@ -49,6 +53,10 @@ func backends(cfg *config.Config) map[string]policy.Backend {
 			out[name] = minio.AssumeRoleHonours()
 		case config.KindMinIOCertificate:
 			out[name] = minio.CertificateHonours(e.AllowedPolicies)
+		case config.KindAWSAssumeRole:
+			out[name] = awssts.AssumeRoleHonours()
+		case config.KindAWSWebIdentity:
+			out[name] = awssts.WebIdentityHonours()
 		case config.KindVaultRead:
 			out[name] = fromvault.CredentialsHonour()
 		}
@@ -81,11 +89,13 @@ func newExchanger(e config.Exchanger, iss *issuer.Issuer, v *vault.Client, obser
 			Server: server, ClientID: e.ClientID, Tokens: tokens, AllowedPolicies: e.AllowedPolicies, Dangerous: e.Dangerous, Log: log,
 		})
 	case config.KindMinIOAssumeRole:
-		return minio.NewAssumeRole(minio.AssumeRoleConfig{Server: server, Parent: minio.KeyFile(e.ParentFile), Region: e.Region, Dangerous: e.Dangerous})
+		return minio.NewAssumeRole(minio.AssumeRoleConfig{Server: server, Parent: minio.KeyFile(e.ParentFile), Region: cmp.Or(e.Region, "us-east-1"), Dangerous: e.Dangerous})
 	case config.KindMinIOCertificate:
 		return minio.NewCertificate(minio.CertificateConfig{
 			Server: server, Certificates: minio.CertificateFiles{CertFile: e.CertFile, KeyFile: e.KeyFile}, AllowedPolicies: e.AllowedPolicies,
 		})
+	case config.KindAWSAssumeRole, config.KindAWSWebIdentity:
+		return newAWSExchanger(e, iss, observe)
 	case config.KindVaultRead:
 		return fromvault.NewCredentials(fromvault.CredentialsConfig{
 			Client: v, Path: e.Vault.Path, Write: e.Vault.Write, Parameters: e.Vault.Parameters, Fields: fromvault.Fields(e.Vault.Fields),
@@ -93,6 +103,28 @@ func newExchanger(e config.Exchanger, iss *issuer.Issuer, v *vault.Client, obser
 		}), nil
 	}
 	return nil, fmt.Errorf("kind %q is not known", e.Kind)
+}
+
+func newAWSExchanger(e config.Exchanger, iss *issuer.Issuer, observe func(string, time.Duration)) (exchange.Exchanger, error) {
+	c := awssts.Config{
+		RoleARN: e.RoleARN, Region: e.Region, Endpoint: e.Endpoint, CAFile: e.CAFile, Timeout: e.Timeout, Observe: observe,
+		ExternalID: e.ExternalID, SourceIdentity: e.SourceIdentity,
+	}
+	if e.Kind == config.KindAWSWebIdentity {
+		var err error
+		c.Tokens, err = iss.Source(issuer.SourceConfig{Audience: cmp.Or(e.ClientID, awssts.Audience), NoPolicies: true})
+		if err != nil {
+			return nil, err
+		}
+		return awssts.New(c)
+	}
+	// The platform's own: a web identity, a container's or an instance's role. Nothing is asked yet.
+	own, err := awsconfig.LoadDefaultConfig(context.Background(), awsconfig.WithRegion(e.Region))
+	if err != nil {
+		return nil, fmt.Errorf("the broker's own credentials of AWS: %w", err)
+	}
+	c.Credentials = own.Credentials
+	return awssts.New(c)
 }
 
 // newTokenSource makes what web-identity exchanges show: tokens of the broker's own, of Vault's, or the callers'.
@@ -272,7 +304,7 @@ func asBrokerExchangers(cfg *config.Config, exchangers map[string]exchange.Excha
 
 // targetOf is all of an exchanger's configuration that shapes credentials, apart from what is in a grant.
 func targetOf(e config.Exchanger) string {
-	return fmt.Sprintf("%s %s %s dangerous=%t %q %q %t %q %q", e.Kind, e.Endpoint, e.ClientID, e.Dangerous, e.IdentityRole, fmt.Sprint(e.Vault), e.CallerToken, e.ParentFile, e.CertFile)
+	return fmt.Sprintf("%s %s %s dangerous=%t %q %q %t %q %q %s", e.Kind, e.Endpoint, e.ClientID, e.Dangerous, e.IdentityRole, fmt.Sprint(e.Vault), e.CallerToken, e.ParentFile, e.CertFile, e.RoleARN)
 }
 
 // newFingerprinter keys proof fingerprints from the configured file, or at random: then they can be compared only until

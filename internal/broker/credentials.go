@@ -164,7 +164,11 @@ func keyParts(id attest.Identity, g policy.Grant, targets []string) []string {
 	parts = appendIdentity(parts, &id)
 	parts = append(parts, g.Role, strconv.Itoa(len(g.Policies)))
 	parts = append(parts, g.Policies...)
-	return append(append(parts, g.SessionPolicy, g.Bound.String()), targets...)
+	parts = append(parts, g.SessionPolicy, g.Bound.String(), strconv.Itoa(len(g.SessionTags)))
+	for _, t := range g.SessionTags {
+		parts = append(parts, t.Key, t.Value)
+	}
+	return append(parts, targets...)
 }
 
 // appendIdentity appends who somebody is, actors included; attributes are not part of it: what they gave is in the grant.

@@ -120,3 +120,24 @@ func TestTheProofGoesWithTheExchange(t *testing.T) {
 		t.Errorf("%+v, %v", w.backend.calls, err)
 	}
 }
+
+// Whoever moves to another team gets none of the former team's credentials, though it is the same identity and role.
+func TestSessionTagsArePartOfTheKey(t *testing.T) {
+	w := newWorld(t)
+	rules, err := policy.Compile([]policy.Role{{Name: "tagged", When: "true", Exchanger: "minio", SessionTags: map[string]string{"team": "{{attrs.groups}}"}}},
+		map[string]policy.Backend{"minio": {SessionTags: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	book := w.Rulebook()
+	book.Rules = rules
+	w.Replace(book)
+	for _, c := range []struct {
+		token string
+		hit   bool
+	}{{"alice|finance", false}, {"alice|finance", true}, {"alice|audit", false}} {
+		if issued, err := w.Issue(t.Context(), ask(c.token, "tagged")); err != nil || issued.Hit != c.hit {
+			t.Errorf("%s: %+v, %v", c.token, issued, err)
+		}
+	}
+}

@@ -61,6 +61,8 @@ type AWSSTS struct {
 
 	mu       sync.Mutex
 	keys     map[string]AWSKey
+	roles    map[string]AWSRole
+	sessions map[string]AWSSession
 	requests []AWSRequest
 	answer   http.HandlerFunc
 }
@@ -74,7 +76,7 @@ var Hosts = map[string]string{
 // NewAWSSTS starts one that knows no key. It stops with the test.
 func NewAWSSTS(t testing.TB) *AWSSTS {
 	t.Helper()
-	s := &AWSSTS{keys: map[string]AWSKey{}}
+	s := &AWSSTS{keys: map[string]AWSKey{}, roles: map[string]AWSRole{}}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -145,12 +147,18 @@ func (s *AWSSTS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.keySet(w)
 		return
 	}
+	if strings.HasPrefix(string(body), "Action=AssumeRoleWithWebIdentity&") {
+		s.assumeRoleWithWebIdentity(w, string(body))
+		return
+	}
 	key, action, code := s.verify(r, string(body))
 	switch {
 	case code != "":
 		STSError(w, http.StatusForbidden, code)
 	case action == "GetCallerIdentity":
 		GetCallerIdentityAnswer(w, key.Principal)
+	case action == "AssumeRole":
+		s.assumeRole(w, string(body), key.Principal)
 	default:
 		s.getWebIdentityToken(w, r.Host, string(body), key.Principal)
 	}
@@ -233,6 +241,8 @@ func (s *AWSSTS) verify(r *http.Request, body string) (key AWSKey, action, code 
 		action = "GetCallerIdentity"
 	case r.Method == http.MethodPost && strings.HasPrefix(form, "Action=GetWebIdentityToken&"):
 		action = "GetWebIdentityToken"
+	case r.Method == http.MethodPost && strings.HasPrefix(form, "Action=AssumeRole&"):
+		action = "AssumeRole"
 	default:
 		return key, "", "InvalidAction"
 	}

@@ -144,7 +144,7 @@ roles:
 	}
 	minio := Exchanger{
 		Kind: KindMinIOWebIdentity, Endpoint: "http://[::1]:9000", ClientID: "c", AllowedPolicies: []string{"p", "consoleAdmin"},
-		Dangerous: true, Timeout: 5 * time.Second, Region: "us-east-1", Vault: defaultVaultRead(),
+		Dangerous: true, Timeout: 5 * time.Second, Vault: defaultVaultRead(),
 	}
 	roles := []policy.Role{
 		{Name: "first", Source: "broker.yaml:12"},

@@ -18,6 +18,10 @@ const (
 	KindMinIOAssumeRole = "minio-assume-role"
 	// KindMinIOCertificate shows MinIO a client certificate (AssumeRoleWithCertificate).
 	KindMinIOCertificate = "minio-certificate"
+	// KindAWSAssumeRole assumes a role of AWS with credentials that the broker's platform gives it (AssumeRole).
+	KindAWSAssumeRole = "aws-assume-role"
+	// KindAWSWebIdentity assumes one with a token of the broker's own issuer (AssumeRoleWithWebIdentity).
+	KindAWSWebIdentity = "aws-web-identity"
 )
 
 // exchangerKeys are the keys that each kind takes, besides kind.
@@ -25,6 +29,8 @@ var exchangerKeys = map[string][]string{
 	KindMinIOWebIdentity: {"endpoint", "insecure_plaintext", "ca_file", "timeout", "client_id", "allowed_policies", "dangerous", "identity_role", "caller_token"},
 	KindMinIOAssumeRole:  {"endpoint", "insecure_plaintext", "ca_file", "timeout", "dangerous", "parent_file", "region"},
 	KindMinIOCertificate: {"endpoint", "ca_file", "timeout", "allowed_policies", "dangerous", "cert_file", "key_file"},
+	KindAWSAssumeRole:    {"region", "endpoint", "ca_file", "timeout", "role_arn", "external_id", "source_identity"},
+	KindAWSWebIdentity:   {"region", "endpoint", "ca_file", "timeout", "role_arn", "client_id"},
 	KindVaultRead:        {"vault"},
 }
 
@@ -32,13 +38,15 @@ var exchangerKeys = map[string][]string{
 type Exchanger struct {
 	// Kind is one of the kinds above. Required.
 	Kind string `yaml:"kind"`
-	// Endpoint is MinIO's https URL, without a path. minio-*: required.
+	// Endpoint is MinIO's https URL, without a path. minio-*: required. aws-*: one of AWS STS in Region, as of a VPC; default the region's
+	// own.
 	Endpoint string `yaml:"endpoint"`
 	// InsecurePlaintext allows an http endpoint beyond loopback. minio-web-identity, minio-assume-role. Default false.
 	InsecurePlaintext bool `yaml:"insecure_plaintext"`
-	// CAFile holds the only roots that the endpoint's certificate may come from; read at start. minio-*. Default: the system's.
+	// CAFile holds the only roots that the endpoint's certificate may come from; read at start. minio-*, aws-*. Default: the system's.
 	CAFile string `yaml:"ca_file"`
-	// ClientID is the `aud` of minted tokens, MinIO's MINIO_IDENTITY_OPENID_CLIENT_ID. minio-web-identity: required.
+	// ClientID is the `aud` of minted tokens, MinIO's MINIO_IDENTITY_OPENID_CLIENT_ID. minio-web-identity: required. aws-web-identity: an
+	// audience of AWS's identity provider; default sts.amazonaws.com.
 	ClientID string `yaml:"client_id"`
 	// AllowedPolicies are the only MinIO policies (^[A-Za-z0-9_.@=+-]{1,128}$) that may be asked for: 1 to 256. minio-web-identity:
 	// required, but none with identity_role or caller_token. minio-certificate: required; common names of certificates.
@@ -47,7 +55,7 @@ type Exchanger struct {
 	// admin: actions. Without it every credential is kept to s3: actions, and so from making itself keys that never end. MinIO can't
 	// keep credentials of minio-certificate to that, so there it is required. minio-*. Default false.
 	Dangerous bool `yaml:"dangerous"`
-	// Timeout is for one exchange with its retries: 100ms to 30s. minio-*. Default 5s.
+	// Timeout is for one exchange with its retries: 100ms to 30s. minio-*, aws-*. Default 5s.
 	Timeout time.Duration `yaml:"timeout"`
 	// IdentityRole is a role of Vault's identity tokens (identity/oidc/role/NAME): one of those is shown to MinIO in place of a token
 	// of the broker's own. minio-web-identity. Default none.
@@ -57,8 +65,16 @@ type Exchanger struct {
 	// ParentFile holds the key of the parent user as JSON: access_key_id, secret_access_key. It is read for each exchange.
 	// minio-assume-role: required.
 	ParentFile string `yaml:"parent_file"`
-	// Region is MinIO's, which requests are signed for. minio-assume-role. Default us-east-1.
+	// Region is MinIO's, which requests are signed for; minio-assume-role, default us-east-1. It is whose endpoint of STS is asked; aws-*,
+	// required.
 	Region string `yaml:"region"`
+	// RoleARN is the role of AWS to assume. aws-*: required.
+	RoleARN string `yaml:"role_arn"`
+	// ExternalID is what that role's trust policy wants to hear, 2 to 1224 of A-Z a-z 0-9 _ + = , . @ : / -. aws-assume-role. Default none.
+	ExternalID string `yaml:"external_id"`
+	// SourceIdentity sets the session's name as its source identity, which roles that it assumes further keep; the role's trust policy has to
+	// allow sts:SetSourceIdentity. aws-assume-role. Default false.
+	SourceIdentity bool `yaml:"source_identity"`
 	// CertFile holds a client certificate whose common name is a policy, and its intermediates, PEM; read for each exchange.
 	// minio-certificate: required, with KeyFile.
 	CertFile string `yaml:"cert_file"`
@@ -69,13 +85,13 @@ type Exchanger struct {
 }
 
 func (e *Exchanger) setDefaults() {
-	e.Timeout, e.Region, e.Vault = 5*time.Second, "us-east-1", defaultVaultRead()
+	e.Timeout, e.Vault = 5*time.Second, defaultVaultRead()
 }
 
 // needsIssuer says whether object stores have to reach the broker's own issuer.
 func (c *Config) needsIssuer() bool {
 	for _, e := range c.Exchangers {
-		if e.Kind == KindMinIOWebIdentity && e.IdentityRole == "" && !e.CallerToken {
+		if e.Kind == KindAWSWebIdentity || e.Kind == KindMinIOWebIdentity && e.IdentityRole == "" && !e.CallerToken {
 			return true
 		}
 	}
@@ -103,7 +119,10 @@ func (v *validator) exchangers() {
 			v.vaultRead(path, &e)
 			continue
 		}
-		v.url(path+".endpoint", e.Endpoint, e.InsecurePlaintext, noPath)
+		aws := e.Kind == KindAWSAssumeRole || e.Kind == KindAWSWebIdentity
+		if !aws || e.Endpoint != "" {
+			v.url(path+".endpoint", e.Endpoint, e.InsecurePlaintext, noPath)
+		}
 		v.duration(path+".timeout", e.Timeout, 100*time.Millisecond, 30*time.Second)
 		switch e.Kind {
 		case KindMinIOWebIdentity:
@@ -111,7 +130,11 @@ func (v *validator) exchangers() {
 			v.tokens(path, &e)
 		case KindMinIOAssumeRole:
 			v.required(path+".parent_file", e.ParentFile)
-			v.text(path+".region", e.Region)
+			if e.Region != "" {
+				v.text(path+".region", e.Region)
+			}
+		case KindAWSAssumeRole, KindAWSWebIdentity:
+			v.awsRole(path, &e)
 		case KindMinIOCertificate:
 			v.certificate(path, &e)
 		}
@@ -147,6 +170,24 @@ func (v *validator) tokens(path string, e *Exchanger) {
 		}
 	default:
 		v.allowedPolicies(path+".allowed_policies", e)
+	}
+}
+
+var externalID = regexp.MustCompile(`^[A-Za-z0-9_+=,.@:/-]{2,}$`)
+
+// awsRole checks what is aws-*'s own.
+func (v *validator) awsRole(path string, e *Exchanger) {
+	if !awsRegion.MatchString(e.Region) {
+		v.fault(path+".region", "%.64q; expected a region of AWS, such as eu-west-1", e.Region)
+	}
+	if !awsRoleARN.MatchString(e.RoleARN) {
+		v.fault(path+".role_arn", "%.128q; expected arn:aws:iam::ACCOUNT:role/NAME", e.RoleARN)
+	}
+	if e.ExternalID != "" && (!externalID.MatchString(e.ExternalID) || len(e.ExternalID) > 1224) {
+		v.fault(path+".external_id", "%.64q; expected at most 1224 bytes that match %s", e.ExternalID, externalID)
+	}
+	if e.ClientID != "" {
+		v.text(path+".client_id", e.ClientID)
 	}
 }
 

@@ -62,8 +62,8 @@ exchangers:
   b: {kind: minio-web-identity, endpoint: "https://b.example", client_id: c, allowed_policies: [p]}
 `)
 	b := []string{}
-	for _, k := range []string{"allowed_policies", "ca_file", "caller_token", "cert_file", "client_id", "dangerous", "endpoint", "identity_role", "insecure_plaintext",
-		"key_file", "kind", "parent_file", "region", "timeout",
+	for _, k := range []string{"allowed_policies", "ca_file", "caller_token", "cert_file", "client_id", "dangerous", "endpoint", "external_id", "identity_role", "insecure_plaintext",
+		"key_file", "kind", "parent_file", "region", "role_arn", "source_identity", "timeout",
 		"vault.fields.access_key_id", "vault.fields.expires", "vault.fields.secret_access_key", "vault.fields.session_token", "vault.parameters", "vault.path", "vault.write"} {
 		b = append(b, "exchangers.b."+k)
 	}

@@ -34,6 +34,8 @@ type SourceConfig struct {
 	AllowedPolicies []string
 	// Dangerous allows AllowedPolicies to hold consoleAdmin and diagnostics.
 	Dangerous bool
+	// NoPolicies is for audiences that take none, as AWS: then AllowedPolicies is empty, and so is what tokens name.
+	NoPolicies bool
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 }
@@ -47,8 +49,8 @@ type Source struct {
 // Source returns a token source. It fails if the audience or the list is empty, or holds a dangerous policy that
 // cfg.Dangerous doesn't allow.
 func (i *Issuer) Source(cfg SourceConfig) (*Source, error) {
-	if cfg.Audience == "" || len(cfg.AllowedPolicies) == 0 {
-		return nil, errors.New("a token source needs an audience and allowed policies")
+	if cfg.Audience == "" || cfg.NoPolicies != (len(cfg.AllowedPolicies) == 0) {
+		return nil, errors.New("a token source needs an audience, and allowed policies or none at all")
 	}
 	for _, p := range cfg.AllowedPolicies {
 		// MinIO takes a comma for a separator, so a name with one would be two.
@@ -73,7 +75,7 @@ type claims struct {
 	Audience string   `json:"aud"`
 	IssuedAt int64    `json:"iat"`
 	Expires  int64    `json:"exp"`
-	Policies []string `json:"policy"`
+	Policies []string `json:"policy,omitempty"`
 	ID       string   `json:"jti"`
 
 	Role            string `json:"credbroker_role"`
@@ -86,7 +88,7 @@ type claims struct {
 // ErrNotAllowed for policies that aren't all of the source's, for none, and for an end that, so cut, has passed;
 // exchange.ErrUnavailable as long as the other replicas don't know the key.
 func (s *Source) Token(ctx context.Context, req exchange.Request, expires time.Time) (secret.Secret, error) {
-	if len(req.Grant.Policies) == 0 {
+	if len(req.Grant.Policies) == 0 && !s.cfg.NoPolicies {
 		return secret.Secret{}, fmt.Errorf("%w: no policy", ErrNotAllowed)
 	}
 	for _, p := range req.Grant.Policies {

@@ -23,6 +23,7 @@ func backends() map[string]policy.Backend {
 		"single":  {AllowedPolicies: []string{"p", "q"}, MaxPolicies: 1},
 		// Three that honour session policies alone: where there may be one, where there must be, and two where the proof's end is theirs.
 		"sessions": {SessionPolicyBytes: 2048},
+		"tagging":  {SessionPolicyBytes: 2048, SessionTags: true},
 		"needy":    {SessionPolicyBytes: 2048, NeedsSessionPolicy: true},
 		"passed":   {SessionPolicyBytes: 2048, NeedsSessionPolicy: true, EndsWithProof: true},
 		"passed2":  {SessionPolicyBytes: 2048, NeedsSessionPolicy: true, EndsWithProof: true},

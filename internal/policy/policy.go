@@ -61,6 +61,9 @@ type Role struct {
 	// is a path may be several of them with single slashes between, 1024 bytes in all; an attribute must have exactly
 	// one value. Otherwise the identity is denied the role.
 	SessionPolicy string `yaml:"session_policy"`
+	// SessionTags are tags of AWS sessions, by key (^[A-Za-z0-9_.:/=+@-]{1,128}$, not beginning with aws:); at most 50. A value is text of at
+	// most 256 bytes with placeholders as in SessionPolicy. Only aws-assume-role honours them. Optional.
+	SessionTags map[string]string `yaml:"session_tags"`
 	// TTL bounds how long credentials of this role live.
 	TTL TTL `yaml:"ttl"`
 
@@ -94,6 +97,8 @@ type Backend struct {
 	MinTTL, MaxTTL time.Duration
 	// EndsWithProof says that the back-end has credentials end when the proof does, neither sooner nor later.
 	EndsWithProof bool
+	// SessionTags says that tags of sessions are honoured.
+	SessionTags bool
 	// NeedsSessionPolicy says that nothing but a session policy keeps credentials to what the role is for.
 	NeedsSessionPolicy bool
 
@@ -129,6 +134,8 @@ type Grant struct {
 	Policies []string
 	// SessionPolicy is compact JSON, or empty.
 	SessionPolicy string
+	// SessionTags are sorted by key.
+	SessionTags []Tag
 	// Bound is the life asked for or configured, after the role's maximum: it does not move with the clock.
 	Bound time.Duration
 	// TTL is the life to mint now: Bound, cut to the proof's remaining life where the role says so.
@@ -138,6 +145,9 @@ type Grant struct {
 	// WithinProof says that credentials must not outlive the proof.
 	WithinProof bool
 }
+
+// Tag is a tag of a session.
+type Tag struct{ Key, Value string }
 
 // Fault is one thing wrong with the configuration of roles.
 type Fault struct {

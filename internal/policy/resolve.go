@@ -34,6 +34,10 @@ func (r *Rules) Resolve(id attest.Identity, w Wanted) (Grant, error) {
 	if err != nil {
 		return Grant{}, err
 	}
+	tags, err := role.sessionTags(&id)
+	if err != nil {
+		return Grant{}, err
+	}
 	bound, err := role.bound(w.TTL)
 	if err != nil {
 		return Grant{}, err
@@ -60,6 +64,7 @@ func (r *Rules) Resolve(id attest.Identity, w Wanted) (Grant, error) {
 		Fallback:      role.Fallback,
 		Policies:      slices.Clone(role.Policies),
 		SessionPolicy: session,
+		SessionTags:   tags,
 		Bound:         bound,
 		TTL:           ttl,
 		Min:           role.TTL.Min,

@@ -51,6 +51,7 @@ type role struct {
 	when condition
 	// template is nil if the role has no session policy.
 	template *template
+	tags     []tagTemplate
 	// sessionPolicyBytes is the largest session policy that exchanger and fall-back take; 0 if one takes none.
 	sessionPolicyBytes int
 	// floor is the shortest life that can be had: TTL.Min, or more where a back-end grants no less.
@@ -105,8 +106,8 @@ func (r *Rules) hash() string {
 		if role.template != nil {
 			session = role.template.doc.String()
 		}
-		fmt.Fprintf(h, "%q %q %q %q %q %t %q %q %d %d %d %t\n", role.Name, role.Description, role.When, role.Exchanger, role.Fallback, role.Gateway, role.Policies,
-			session, role.TTL.Default, role.TTL.Max, role.TTL.Min, role.TTL.WithinProof)
+		fmt.Fprintf(h, "%q %q %q %q %q %t %q %q %q %d %d %d %t\n", role.Name, role.Description, role.When, role.Exchanger, role.Fallback, role.Gateway, role.Policies,
+			session, fmt.Sprint(role.SessionTags), role.TTL.Default, role.TTL.Max, role.TTL.Min, role.TTL.WithinProof)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
@@ -142,7 +143,7 @@ func (c *compiler) role(path string, in Role) *role {
 		for _, f := range []struct {
 			key  string
 			used bool
-		}{{".exchanger", in.Exchanger != ""}, {".fallback", in.Fallback != ""}, {".policies", len(in.Policies) > 0}, {".session_policy", in.SessionPolicy != ""}} {
+		}{{".exchanger", in.Exchanger != ""}, {".fallback", in.Fallback != ""}, {".policies", len(in.Policies) > 0}, {".session_policy", in.SessionPolicy != ""}, {".session_tags", len(in.SessionTags) > 0}} {
 			if f.used {
 				c.fault(path+f.key, "the role is for gateways, which get no credentials by it; expected none")
 			}
@@ -159,6 +160,7 @@ func (c *compiler) role(path string, in Role) *role {
 	} else if backend.NeedsSessionPolicy {
 		c.fault(path+".session_policy", "it is required: nothing else keeps what the exchanger %s gives to what the role is for", in.Exchanger)
 	}
+	out.tags = c.tags(path+".session_tags", in, backend, in.Exchanger)
 	if in.Fallback != "" {
 		backend = c.fallback(path, in, out, backend)
 	}
@@ -180,7 +182,7 @@ func (c *compiler) backend(path, name string, in Role) Backend {
 	if policies == nil {
 		policies = []string{}
 	}
-	return Backend{AllowedPolicies: policies, SessionPolicyBytes: iam.MaxBytes, unknown: true}
+	return Backend{AllowedPolicies: policies, SessionPolicyBytes: iam.MaxBytes, SessionTags: true, unknown: true}
 }
 
 // fallback holds a role against its fall-back as well: whichever makes the credentials, they are good for the same. It returns what
@@ -201,6 +203,7 @@ func (c *compiler) fallback(path string, in Role, out *role, first Backend) Back
 	} else if second.NeedsSessionPolicy && !first.NeedsSessionPolicy {
 		c.fault(path+".session_policy", "it is required: nothing else keeps what the fall-back %s gives to what the role is for", in.Fallback)
 	}
+	c.tags(path+".session_tags", in, second, in.Fallback)
 	if first.EndsWithProof != second.EndsWithProof {
 		c.fault(path+".fallback", "credentials of one of %s and %s end when the proof does, and those of the other don't; expected two of a kind", in.Exchanger, in.Fallback)
 	}
