@@ -98,7 +98,7 @@ func (r *reloader) replace() ([]string, error) {
 		return nil, err
 	}
 	var keys config.RedisKeys
-	if r.keyring != nil && cfg.Redis.Enabled() {
+	if r.keyring != nil && cfg.Redis.Enabled() && !cfg.Redis.Transit.Enabled() && !r.started.Redis.Transit.Enabled() {
 		if keys, err = cfg.Redis.ReadKeys(); err != nil {
 			return nil, err
 		}

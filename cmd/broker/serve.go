@@ -25,6 +25,7 @@ import (
 	"github.com/credbroker/credbroker/internal/broker"
 	"github.com/credbroker/credbroker/internal/cache"
 	"github.com/credbroker/credbroker/internal/config"
+	"github.com/credbroker/credbroker/internal/datakeys"
 	"github.com/credbroker/credbroker/internal/exchange"
 	"github.com/credbroker/credbroker/internal/issuer"
 	"github.com/credbroker/credbroker/internal/metrics"
@@ -78,8 +79,9 @@ type program struct {
 	exchangers map[string]exchange.Exchanger
 	memory     *cache.Memory
 	store      *cache.Store
-	redis      *redis.Client // nil if there is none
-	vault      *vault.Client // nil if there is none
+	redis      *redis.Client  // nil if there is none
+	vault      *vault.Client  // nil if there is none
+	dataKeys   *datakeys.Keys // nil if Vault wraps none
 	broker     *broker.Broker
 	reloader   *reloader
 	transports *transports
@@ -113,6 +115,7 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 	if p.vault, err = newVault(cfg, m, log); err != nil {
 		return nil, err
 	}
+	p.dataKeys = newDataKeys(cfg, p.vault, client, keyring, keyer, log)
 	owns := issuer.Config{URL: cfg.Issuer.URL, RotateEvery: cfg.Issuer.KeyRotation, Log: log}
 	var replay attest.Replay // in memory
 	var used attest.Replay = attest.NewReplayMemory(time.Now)
@@ -201,6 +204,9 @@ func (p *program) run(ctx context.Context) error {
 	if p.vault != nil {
 		workers.Go(func() { p.vault.Run(background) })
 	}
+	if p.dataKeys != nil {
+		workers.Go(func() { p.dataKeys.Run(background) })
+	}
 	for _, x := range p.exchangers {
 		if x, ok := x.(interface{ Run(context.Context) }); ok {
 			workers.Go(func() { x.Run(background) })
@@ -275,6 +281,11 @@ func (p *program) ready() server.Readiness {
 	if p.vault != nil {
 		if why := p.vault.Status(); why != "" {
 			reasons = append(reasons, "vault: "+why)
+		}
+	}
+	if p.dataKeys != nil {
+		if why := p.dataKeys.Status(); why != "" {
+			reasons = append(reasons, "redis: "+why)
 		}
 	}
 	if fault := p.reloader.reason(); fault != "" {

@@ -24,6 +24,7 @@ import (
 	"github.com/credbroker/credbroker/internal/broker"
 	"github.com/credbroker/credbroker/internal/cache"
 	"github.com/credbroker/credbroker/internal/config"
+	"github.com/credbroker/credbroker/internal/datakeys"
 	"github.com/credbroker/credbroker/internal/exchange"
 	"github.com/credbroker/credbroker/internal/exchange/awssts"
 	"github.com/credbroker/credbroker/internal/exchange/fromvault"
@@ -144,11 +145,7 @@ func newRedis(cfg *config.Config, m *metrics.Metrics, log *slog.Logger) (*redis.
 	if !r.Enabled() {
 		return nil, nil, cache.NewKeyer(randomKey()), nil
 	}
-	keys, err := r.ReadKeys()
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	keyring, err := seal.NewKeyring(keys.Sealing)
+	keyring, keyer, err := newSharedKeys(r)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -167,7 +164,36 @@ func newRedis(cfg *config.Config, m *metrics.Metrics, log *slog.Logger) (*redis.
 		SentinelUsername: r.SentinelUsername, SentinelPassword: sentinelPassword, DB: r.DB, TLS: encryption,
 		Timeout: r.Timeout, Prefix: r.Prefix, Keyring: keyring, Observe: m.RedisOperation, Log: log,
 	})
-	return client, keyring, cache.NewKeyer(keys.KeyHMAC...), err
+	return client, keyring, keyer, err
+}
+
+// newSharedKeys reads the key files, or makes do until Vault has unwrapped the keys.
+func newSharedKeys(r config.Redis) (*seal.Keyring, *cache.Keyer, error) {
+	if r.Transit.Enabled() {
+		keyring, err := seal.NewLockedKeyring()
+		return keyring, cache.NewKeyer(randomKey()), err
+	}
+	keys, err := r.ReadKeys()
+	if err != nil {
+		return nil, nil, err
+	}
+	keyring, err := seal.NewKeyring(keys.Sealing)
+	return keyring, cache.NewKeyer(keys.KeyHMAC...), err
+}
+
+// newDataKeys has Vault wrap the keys of what lies in Redis; nil if it doesn't.
+func newDataKeys(cfg *config.Config, v *vault.Client, client *redis.Client, keyring *seal.Keyring, keyer *cache.Keyer, log *slog.Logger) *datakeys.Keys {
+	t := cfg.Redis.Transit
+	if client == nil || !t.Enabled() {
+		return nil
+	}
+	return datakeys.New(datakeys.Config{
+		Client: v, Mount: t.Mount, Key: t.Key, Store: client.WrappedKeys(), RotateEvery: t.RotateEvery, Log: log,
+		Apply: func(sealing, names []secret.Secret) error {
+			keyer.Replace(names)
+			return keyring.Replace(sealing)
+		},
+	})
 }
 
 // redisTLS is nil for plaintext.

@@ -274,6 +274,16 @@ func (v *Vault) Read(path string) VaultData {
 	return v.do(http.MethodGet, path, nil)
 }
 
+// List is the names below a path.
+func (v *Vault) List(path string) []string {
+	v.t.Helper()
+	var names []string
+	for _, name := range v.do("LIST", path, nil)["keys"].([]any) {
+		names = append(names, name.(string))
+	}
+	return names
+}
+
 func (v *Vault) do(method, path string, body VaultData) VaultData {
 	v.t.Helper()
 	var in any

@@ -91,7 +91,7 @@ func TestEmptyFileIsValid(t *testing.T) {
 			AWS:      AWS{Skew: 30 * time.Second},
 			Vault:    Vault{Timeout: 5 * time.Second},
 			Cache:    Cache{MaxBytes: 67108864},
-			Redis:    Redis{Mode: "standalone", Timeout: 250 * time.Millisecond, Prefix: "credbroker"},
+			Redis:    Redis{Mode: "standalone", Timeout: 250 * time.Millisecond, Prefix: "credbroker", Transit: RedisTransit{Mount: "transit", RotateEvery: 720 * time.Hour}},
 			Audit:    Audit{Path: "-"},
 			Log:      Log{Level: slog.LevelInfo},
 			Limits:   Limits{MaxInFlight: 4096, MaxMints: 60, MaxUnsharedMints: 16, RequestTimeout: 10 * time.Second},

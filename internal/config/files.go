@@ -106,7 +106,7 @@ func (c *Config) checkFiles() Faults {
 			faults = append(faults, Fault{File: file, Line: line, Path: f.key, Problem: err.Error()})
 		}
 	}
-	if len(faults) == 0 && c.Redis.Enabled() {
+	if len(faults) == 0 && c.Redis.Enabled() && !c.Redis.Transit.Enabled() {
 		if _, err := c.Redis.ReadKeys(); err != nil { // each is sound, so they aren't independent
 			file, line := c.Locate("redis.key_hmac_keys_file")
 			faults = append(faults, Fault{File: file, Line: line, Path: "redis.key_hmac_keys_file", Problem: strings.TrimPrefix(err.Error(), "redis.key_hmac_keys_file: ")})

@@ -57,7 +57,22 @@ type Redis struct {
 	// KeyHMACKeysFile holds the HMAC keys that names of entries are made with, in the same form, other keys. Required with
 	// addresses.
 	KeyHMACKeysFile string `yaml:"key_hmac_keys_file"`
+	// Transit has both keys made and wrapped by Vault, in place of the key files. Default none.
+	Transit RedisTransit `yaml:"transit"`
 }
+
+// RedisTransit is a key of Vault's Transit engine that wraps what seals entries.
+type RedisTransit struct {
+	// Mount is where the engine is. Default transit.
+	Mount string `yaml:"mount"`
+	// Key is the key's name. Default none.
+	Key string `yaml:"key"`
+	// RotateEvery is how long what it wraps is used: 72h to 2160h. Default 720h.
+	RotateEvery time.Duration `yaml:"rotate_every"`
+}
+
+// Enabled reports whether there is such a key.
+func (t *RedisTransit) Enabled() bool { return t.Key != "" }
 
 // RedisTLS is TLS to Redis and its sentinels.
 type RedisTLS struct {
@@ -78,7 +93,10 @@ type RedisTLS struct {
 func (r *Redis) Enabled() bool { return len(r.Addresses) > 0 }
 
 func defaultRedis() Redis {
-	return Redis{Mode: RedisStandalone, Timeout: 250 * time.Millisecond, Prefix: "credbroker"}
+	return Redis{
+		Mode: RedisStandalone, Timeout: 250 * time.Millisecond, Prefix: "credbroker",
+		Transit: RedisTransit{Mount: "transit", RotateEvery: 720 * time.Hour},
+	}
 }
 
 func (v *validator) redis() {
@@ -131,6 +149,16 @@ func (v *validator) redis() {
 	v.redisTLS(r.TLS)
 	v.duration("redis.timeout", r.Timeout, 10*time.Millisecond, 5*time.Second)
 	v.name("redis.prefix", r.Prefix)
+	v.transit("redis.transit", TransitKey{r.Transit.Mount, r.Transit.Key})
+	if r.Transit.Enabled() {
+		v.duration("redis.transit.rotate_every", r.Transit.RotateEvery, 72*time.Hour, 2160*time.Hour)
+		for key, file := range map[string]string{"sealing_keys_file": r.SealingKeysFile, "key_hmac_keys_file": r.KeyHMACKeysFile} {
+			if file != "" {
+				v.fault("redis."+key, "the keys are made and wrapped by Vault (redis.transit); expected one or the other")
+			}
+		}
+		return
+	}
 	v.required("redis.sealing_keys_file", r.SealingKeysFile)
 	v.required("redis.key_hmac_keys_file", r.KeyHMACKeysFile)
 	if r.SealingKeysFile != "" && r.SealingKeysFile == r.KeyHMACKeysFile {

@@ -160,7 +160,12 @@ func (h *health) reason() string {
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // Status tells in one line what is wrong with Redis as far as is known; empty if nothing is.
-func (c *Client) Status() string { return c.health.reason() }
+func (c *Client) Status() string {
+	if why := c.health.reason(); why != "" || !c.cfg.Keyring.Locked() {
+		return why
+	}
+	return lockedReason
+}
 
 // Up says that Redis isn't known to be away.
 func (c *Client) Up() bool { return !c.health.away(false) }

@@ -53,7 +53,7 @@ type Config struct {
 	Timeout time.Duration
 	// Prefix begins every key and channel, so that several installations share a Redis.
 	Prefix string
-	// Keyring seals what is kept.
+	// Keyring seals what is kept. While it is locked, Redis is done without but for what isn't sealed.
 	Keyring *seal.Keyring
 	// Observe is told of every operation: its name, ok, error or skipped, and its time; optional.
 	Observe func(operation, outcome string, took time.Duration)
@@ -143,9 +143,22 @@ func (c *Client) Run(ctx context.Context) {
 	work.Wait()
 }
 
+// The operations on what isn't sealed by Config.Keyring.
+const (
+	opReplay = "replay"
+	opKeys   = "keys"
+)
+
+// lockedReason is why nothing else is done while the keyring is locked.
+const lockedReason = "its keys, which Vault wraps, are not known yet"
+
 // do runs one operation within the timeout, unless Redis is known to be away. It returns nil, goredis.Nil, ctx's error, or
 // one that is cache.ErrUnavailable. An operation that writes is told apart, since a Redis may refuse just these.
 func (c *Client) do(ctx context.Context, name string, writes bool, operation func(context.Context) error) error {
+	if c.cfg.Keyring.Locked() && name != opReplay && name != opKeys {
+		c.cfg.Observe(name, "skipped", 0)
+		return fmt.Errorf("%w: %s", cache.ErrUnavailable, lockedReason)
+	}
 	if c.health.away(writes) {
 		c.cfg.Observe(name, "skipped", 0)
 		return fmt.Errorf("%w: %s", cache.ErrUnavailable, c.health.reason())

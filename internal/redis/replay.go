@@ -55,7 +55,7 @@ func (c *Client) Replay() *Replay { return &Replay{c} }
 func (r *Replay) Use(ctx context.Context, name [sha256.Size]byte, issued time.Time, life time.Duration) error {
 	var answer []int64
 	tag := int(name[0]) % replayTags
-	err := r.client.do(ctx, "replay", true, func(ctx context.Context) (err error) {
+	err := r.client.do(ctx, opReplay, true, func(ctx context.Context) (err error) {
 		answer, err = replayScript.Run(ctx, r.client.rdb, []string{r.began(tag), r.began(tag) + ":" + encode(name[:])}, max(life.Milliseconds(), 1)+clockSlack.Milliseconds(), r.client.cfg.Now().UnixMilli()).Int64Slice()
 		return err
 	})
@@ -83,7 +83,7 @@ func (r *Replay) Use(ctx context.Context, name [sha256.Size]byte, issued time.Ti
 // until Redis is there, or ctx ends.
 func (r *Replay) begin(ctx context.Context) {
 	for tag := 0; tag < replayTags; {
-		if err := r.client.do(ctx, "replay", true, func(ctx context.Context) error {
+		if err := r.client.do(ctx, opReplay, true, func(ctx context.Context) error {
 			return replayScript.Run(ctx, r.client.rdb, []string{r.began(tag)}, 0, r.client.cfg.Now().UnixMilli()).Err()
 		}); err == nil {
 			tag++

@@ -11,6 +11,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -35,7 +36,10 @@ const (
 var ErrOpen = errors.New("sealed value doesn't open")
 
 // Keyring seals with the first of its keys and opens with any. It is safe for concurrent use.
-type Keyring struct{ keys atomic.Pointer[[]sealingKey] }
+type Keyring struct {
+	keys   atomic.Pointer[[]sealingKey]
+	locked atomic.Bool
+}
 
 type sealingKey struct {
 	id   [idSize]byte
@@ -47,6 +51,22 @@ func NewKeyring(keys []secret.Secret) (*Keyring, error) {
 	k := &Keyring{}
 	return k, k.Replace(keys)
 }
+
+// NewLockedKeyring returns a keyring whose keys are still to come by Replace. Until then it has one of its own that nobody else has, so
+// that it opens nothing of others'.
+func NewLockedKeyring() (*Keyring, error) {
+	var key [secret.KeySize]byte
+	_, _ = rand.Read(key[:]) // crypto/rand.Read never fails
+	k, err := NewKeyring([]secret.Secret{secret.New(string(key[:]))})
+	if err != nil {
+		return nil, err
+	}
+	k.locked.Store(true)
+	return k, nil
+}
+
+// Locked says that the keys are still to come: nothing that is sealed now can be opened by anybody else, or later.
+func (k *Keyring) Locked() bool { return k.locked.Load() }
 
 // Replace puts other keys in force. With an error, the former stay.
 func (k *Keyring) Replace(keys []secret.Secret) error {
@@ -70,6 +90,7 @@ func (k *Keyring) Replace(keys []secret.Secret) error {
 		copy(set[i].id[:], mac.Sum(nil))
 	}
 	k.keys.Store(&set)
+	k.locked.Store(false)
 	return nil
 }
 

@@ -14,7 +14,7 @@ import (
 const (
 	// loginAgain is how soon a login is tried again, doubled with each failure up to loginAtMost, each cut at random by up to half.
 	loginAgain  = 250 * time.Millisecond
-	loginAtMost = 15 * time.Second
+	loginAtMost = 5 * time.Second
 	// fileEvery is how often a token file is looked at.
 	fileEvery = time.Second
 	// checkEvery is the least time between two questions whether Vault still knows a token.
