@@ -42,14 +42,14 @@ func TestTheReadmesConfigurationIsSoundAndShort(t *testing.T) {
 	}
 }
 
-// TestExamplesOfProofsAreSound reads each configuration that docs/proofs, docs/gateway.md and docs/exchangers.md show, with an exchanger and what TLS takes.
+// TestExamplesOfProofsAreSound reads each configuration that docs/proofs, docs/gateway.md, docs/exchangers.md and docs/vault.md show, with an exchanger and what TLS takes.
 func TestExamplesOfProofsAreSound(t *testing.T) {
 	pages, err := filepath.Glob(filepath.Join(brokertest.ModuleRoot(t), "docs/proofs/*.md"))
 	if err != nil || len(pages) < 8 {
 		t.Fatal(pages, err)
 	}
 	examples := 0
-	for _, page := range append(pages, filepath.Join(brokertest.ModuleRoot(t), "docs/gateway.md"), filepath.Join(brokertest.ModuleRoot(t), "docs/exchangers.md")) {
+	for _, page := range append(pages, filepath.Join(brokertest.ModuleRoot(t), "docs/gateway.md"), filepath.Join(brokertest.ModuleRoot(t), "docs/exchangers.md"), filepath.Join(brokertest.ModuleRoot(t), "docs/vault.md")) {
 		data, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
@@ -63,6 +63,9 @@ func TestExamplesOfProofsAreSound(t *testing.T) {
 			if !strings.Contains(text, "exchangers:") {
 				text += "exchangers:\n  minio: {kind: minio-web-identity, endpoint: \"http://127.0.0.1:9000\", client_id: c, allowed_policies: [reports-rw, reports-ro]}\n"
 			}
+			if filepath.Base(page) == "vault.md" && !strings.HasPrefix(text, "vault:") {
+				text += "vault: {address: \"https://vault.internal:8200\", auth: {method: kubernetes, role: credbroker}}\n"
+			}
 			cfg, err := config.Parse(name, []byte(text), []string{"CREDBROKER__LISTENERS__GRPC__TLS__CERT_FILE=c", "CREDBROKER__LISTENERS__GRPC__TLS__KEY_FILE=k"})
 			if err != nil {
 				t.Error(err)
@@ -74,7 +77,7 @@ func TestExamplesOfProofsAreSound(t *testing.T) {
 			examples++
 		}
 	}
-	if examples < 14 {
+	if examples < 20 {
 		t.Errorf("%d examples", examples)
 	}
 }

@@ -90,10 +90,10 @@ func newExchanger(e config.Exchanger, iss *issuer.Issuer, v *vault.Client, obser
 			Server: server, ClientID: e.ClientID, Tokens: tokens, AllowedPolicies: e.AllowedPolicies, Dangerous: e.Dangerous, Log: log,
 		})
 	case config.KindMinIOAssumeRole:
-		return minio.NewAssumeRole(minio.AssumeRoleConfig{Server: server, Parent: minio.KeyFile(e.ParentFile), Region: cmp.Or(e.Region, "us-east-1"), Dangerous: e.Dangerous})
+		return minio.NewAssumeRole(minio.AssumeRoleConfig{Server: server, Parent: newParent(e, v), Region: cmp.Or(e.Region, "us-east-1"), Dangerous: e.Dangerous})
 	case config.KindMinIOCertificate:
 		return minio.NewCertificate(minio.CertificateConfig{
-			Server: server, Certificates: minio.CertificateFiles{CertFile: e.CertFile, KeyFile: e.KeyFile}, AllowedPolicies: e.AllowedPolicies,
+			Server: server, Certificates: newCertificates(e, v), AllowedPolicies: e.AllowedPolicies,
 		})
 	case config.KindAWSAssumeRole, config.KindAWSWebIdentity:
 		return newAWSExchanger(e, iss, observe)
@@ -126,6 +126,22 @@ func newAWSExchanger(e config.Exchanger, iss *issuer.Issuer, observe func(string
 	}
 	c.Credentials = own.Credentials
 	return awssts.New(c)
+}
+
+func newParent(e config.Exchanger, v *vault.Client) minio.Keys {
+	if e.ParentFile != "" {
+		return minio.KeyFile(e.ParentFile)
+	}
+	return fromvault.NewParentKey(fromvault.ParentKeyConfig{
+		Client: v, Path: e.Vault.Path, AccessKeyID: e.Vault.Fields.AccessKeyID, SecretAccessKey: e.Vault.Fields.SecretAccessKey,
+	})
+}
+
+func newCertificates(e config.Exchanger, v *vault.Client) minio.Certificates {
+	if e.CertFile != "" {
+		return minio.CertificateFiles{CertFile: e.CertFile, KeyFile: e.KeyFile}
+	}
+	return fromvault.NewCertificates(fromvault.CertificatesConfig{Client: v, Mount: e.PKI.Mount, Role: e.PKI.Role, TTL: e.PKI.TTL})
 }
 
 // newTokenSource makes what web-identity exchanges show: tokens of the broker's own, of Vault's, or the callers'.
@@ -330,7 +346,7 @@ func asBrokerExchangers(cfg *config.Config, exchangers map[string]exchange.Excha
 
 // targetOf is all of an exchanger's configuration that shapes credentials, apart from what is in a grant.
 func targetOf(e config.Exchanger) string {
-	return fmt.Sprintf("%s %s %s dangerous=%t %q %q %t %q %q %s", e.Kind, e.Endpoint, e.ClientID, e.Dangerous, e.IdentityRole, fmt.Sprint(e.Vault), e.CallerToken, e.ParentFile, e.CertFile, e.RoleARN)
+	return fmt.Sprintf("%s %s %s dangerous=%t %q %q %t %q %q %q %s", e.Kind, e.Endpoint, e.ClientID, e.Dangerous, e.IdentityRole, fmt.Sprint(e.Vault), e.CallerToken, e.ParentFile, e.CertFile, fmt.Sprint(e.PKI), e.RoleARN)
 }
 
 // newFingerprinter keys proof fingerprints from the configured file, or at random: then they can be compared only until

@@ -144,7 +144,7 @@ roles:
 	}
 	minio := Exchanger{
 		Kind: KindMinIOWebIdentity, Endpoint: "http://[::1]:9000", ClientID: "c", AllowedPolicies: []string{"p", "consoleAdmin"},
-		Dangerous: true, Timeout: 5 * time.Second, Vault: defaultVaultRead(),
+		Dangerous: true, Timeout: 5 * time.Second, Vault: defaultVaultRead(), PKI: VaultPKI{Mount: "pki", TTL: time.Hour},
 	}
 	roles := []policy.Role{
 		{Name: "first", Source: "broker.yaml:12"},

@@ -27,8 +27,8 @@ const (
 // exchangerKeys are the keys that each kind takes, besides kind.
 var exchangerKeys = map[string][]string{
 	KindMinIOWebIdentity: {"endpoint", "insecure_plaintext", "ca_file", "timeout", "client_id", "allowed_policies", "dangerous", "identity_role", "caller_token"},
-	KindMinIOAssumeRole:  {"endpoint", "insecure_plaintext", "ca_file", "timeout", "dangerous", "parent_file", "region"},
-	KindMinIOCertificate: {"endpoint", "ca_file", "timeout", "allowed_policies", "dangerous", "cert_file", "key_file"},
+	KindMinIOAssumeRole:  {"endpoint", "insecure_plaintext", "ca_file", "timeout", "dangerous", "parent_file", "vault", "region"},
+	KindMinIOCertificate: {"endpoint", "ca_file", "timeout", "allowed_policies", "dangerous", "cert_file", "key_file", "pki"},
 	KindAWSAssumeRole:    {"region", "endpoint", "ca_file", "timeout", "role_arn", "external_id", "source_identity"},
 	KindAWSWebIdentity:   {"region", "endpoint", "ca_file", "timeout", "role_arn", "client_id"},
 	KindVaultRead:        {"vault"},
@@ -63,7 +63,7 @@ type Exchanger struct {
 	// CallerToken shows MinIO the JWT that proved the caller in place of a token of the broker's own. minio-web-identity. Default false.
 	CallerToken bool `yaml:"caller_token"`
 	// ParentFile holds the key of the parent user as JSON: access_key_id, secret_access_key. It is read for each exchange.
-	// minio-assume-role: required.
+	// minio-assume-role: required, or vault.path.
 	ParentFile string `yaml:"parent_file"`
 	// Region is MinIO's, which requests are signed for; minio-assume-role, default us-east-1. It is whose endpoint of STS is asked; aws-*,
 	// required.
@@ -76,16 +76,19 @@ type Exchanger struct {
 	// allow sts:SetSourceIdentity. aws-assume-role. Default false.
 	SourceIdentity bool `yaml:"source_identity"`
 	// CertFile holds a client certificate whose common name is a policy, and its intermediates, PEM; read for each exchange.
-	// minio-certificate: required, with KeyFile.
+	// minio-certificate: required, with KeyFile, or pki.role.
 	CertFile string `yaml:"cert_file"`
 	// KeyFile holds the private key of CertFile.
 	KeyFile string `yaml:"key_file"`
-	// Vault is where in Vault credentials are read. vault-read.
+	// PKI has Vault sign the certificates in place of CertFile. minio-certificate. Default none.
+	PKI VaultPKI `yaml:"pki"`
+	// Vault is where in Vault credentials are read (vault-read), or the key of the parent user in place of ParentFile
+	// (minio-assume-role).
 	Vault VaultRead `yaml:"vault"`
 }
 
 func (e *Exchanger) setDefaults() {
-	e.Timeout, e.Vault = 5*time.Second, defaultVaultRead()
+	e.Timeout, e.Vault, e.PKI = 5*time.Second, defaultVaultRead(), VaultPKI{Mount: "pki", TTL: time.Hour}
 }
 
 // needsIssuer says whether object stores have to reach the broker's own issuer.
@@ -129,7 +132,7 @@ func (v *validator) exchangers() {
 			v.text(path+".client_id", e.ClientID)
 			v.tokens(path, &e)
 		case KindMinIOAssumeRole:
-			v.required(path+".parent_file", e.ParentFile)
+			v.parent(path, &e)
 			if e.Region != "" {
 				v.text(path+".region", e.Region)
 			}
@@ -196,8 +199,12 @@ func (v *validator) certificate(path string, e *Exchanger) {
 	if strings.HasPrefix(e.Endpoint, "http:") {
 		v.fault(path+".endpoint", "%.64q has no TLS, and so no client certificates; expected https", e.Endpoint)
 	}
-	v.required(path+".cert_file", e.CertFile)
-	v.required(path+".key_file", e.KeyFile)
+	if _, written := v.origins[path+".pki"]; written {
+		v.pki(path, e)
+	} else {
+		v.required(path+".cert_file", e.CertFile)
+		v.required(path+".key_file", e.KeyFile)
+	}
 	v.allowedPolicies(path+".allowed_policies", e)
 	if !e.Dangerous {
 		v.fault(path+".dangerous", "MinIO takes no session policy with a certificate, so credentials can make themselves keys that never end unless their policy denies admin:CreateServiceAccount; expected true once it does")

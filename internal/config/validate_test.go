@@ -38,6 +38,10 @@ func aVaultRead(more string) string {
 	return aVault("") + "\nexchangers: {m: {kind: vault-read, " + more + "}}"
 }
 
+func aVaultMinIO(kind, more string) string {
+	return aVault("") + "\nexchangers: {m: {kind: " + kind + ", endpoint: 'https://m.example', " + more + "}}"
+}
+
 func many(n int, format string) string {
 	entries := make([]string, n)
 	for i := range entries {
@@ -114,6 +118,13 @@ func TestBounds(t *testing.T) {
 		{aVault("") + "\nredis: {addresses: ['127.0.0.1:1'], transit: {key: k}}", "redis: {addresses: ['127.0.0.1:1'], transit: {key: k}}", "redis.transit"},
 		{aVault("") + "\nredis: {addresses: ['127.0.0.1:1'], transit: {key: k}}", aVault("") + "\nredis: {addresses: ['127.0.0.1:1'], transit: {key: k}, sealing_keys_file: a}", "redis.sealing_keys_file"},
 		{aVault("") + "\nredis: {addresses: ['127.0.0.1:1'], transit: {key: k, rotate_every: 72h}}", aVault("") + "\nredis: {addresses: ['127.0.0.1:1'], transit: {key: k, rotate_every: 71h}}", "redis.transit.rotate_every"},
+		{aVaultMinIO("minio-assume-role", "vault: {path: kv/data/p}"), aVaultMinIO("minio-assume-role", "vault: {path: kv/data/p}, parent_file: f"), "exchangers.m.parent_file"},
+		{aVaultMinIO("minio-assume-role", "vault: {path: kv/data/p, fields: {access_key_id: data.id}}"), aVaultMinIO("minio-assume-role", "vault: {path: kv/data/p, write: true}"), "exchangers.m.vault.write"},
+		{aVaultMinIO("minio-assume-role", "parent_file: f"), aVaultMinIO("minio-assume-role", "vault: {path: ''}"), "exchangers.m.vault.path"},
+		{aVaultMinIO("minio-certificate", "dangerous: true, allowed_policies: [p], pki: {role: r, ttl: 10m}"), aVaultMinIO("minio-certificate", "dangerous: true, allowed_policies: [p], pki: {role: r, ttl: 599s}"), "exchangers.m.pki.ttl"},
+		{aVaultMinIO("minio-certificate", "dangerous: true, allowed_policies: [p], pki: {role: r, ttl: 24h}"), aVaultMinIO("minio-certificate", "dangerous: true, allowed_policies: [p], pki: {role: r/x}"), "exchangers.m.pki.role"},
+		{aVaultMinIO("minio-certificate", "dangerous: true, allowed_policies: [p], pki: {role: r}"), aVaultMinIO("minio-certificate", "dangerous: true, allowed_policies: [p], pki: {role: r}, cert_file: c"), "exchangers.m.cert_file"},
+		{aVaultMinIO("minio-certificate", "dangerous: true, allowed_policies: [p], pki: {role: r, mount: a/b}"), aVaultMinIO("minio-certificate", "dangerous: true, allowed_policies: [p], pki: {role: r, mount: ''}"), "exchangers.m.pki.mount"},
 		{aVault("timeout: 100ms"), aVault("timeout: 99ms"), "vault.timeout"},
 		{aVault("timeout: 30s"), aVault("timeout: 30001ms"), "vault.timeout"},
 		{aVault("namespace: a/b"), aVault("namespace: a/b/"), "vault.namespace"},

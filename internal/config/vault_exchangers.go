@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // KindVaultRead is the exchanger that reads credentials from a path of Vault's.
@@ -35,6 +36,17 @@ type VaultFields struct {
 	Expires string `yaml:"expires"`
 }
 
+// VaultPKI is a role of Vault's PKI engine that signs client certificates.
+type VaultPKI struct {
+	// Mount is where the engine is. Default pki.
+	Mount string `yaml:"mount"`
+	// Role is the engine's role, which has to allow the policies' names as common names. Required.
+	Role string `yaml:"role"`
+	// TTL is the life of certificates: 10m to 24h. Credentials end with their certificate at the latest, which is replaced after half
+	// of its life. Default 1h.
+	TTL time.Duration `yaml:"ttl"`
+}
+
 func defaultVaultRead() VaultRead {
 	return VaultRead{Fields: VaultFields{AccessKeyID: "access_key", SecretAccessKey: "secret_key", SessionToken: "session_token"}}
 }
@@ -47,12 +59,7 @@ var (
 // vaultRead checks an exchanger of kind vault-read.
 func (v *validator) vaultRead(path string, e *Exchanger) {
 	at := path + ".vault"
-	v.needsVault(path)
-	if e.Vault.Path == "" {
-		v.required(at+".path", e.Vault.Path)
-	} else if len(e.Vault.Path) > 512 || !vaultPath.MatchString(e.Vault.Path) {
-		v.fault(at+".path", "%.64q; expected a path below /v1/ without a slash around it, such as aws/sts/reports", e.Vault.Path)
-	}
+	v.vaultFields(path, e)
 	if v.count(at+".parameters", len(e.Vault.Parameters), 0, 16) {
 		for _, name := range slices.Sorted(maps.Keys(e.Vault.Parameters)) {
 			value := e.Vault.Parameters[name]
@@ -65,10 +72,21 @@ func (v *validator) vaultRead(path string, e *Exchanger) {
 			}
 		}
 	}
+}
+
+// vaultFields checks where something is read, and what its parts are called.
+func (v *validator) vaultFields(path string, e *Exchanger) {
+	at := path + ".vault"
+	v.needsVault(path)
+	if e.Vault.Path == "" {
+		v.required(at+".path", e.Vault.Path)
+	} else if len(e.Vault.Path) > 512 || !vaultPath.MatchString(e.Vault.Path) {
+		v.fault(at+".path", "%.64q; expected a path below /v1/ without a slash around it, such as aws/sts/reports", e.Vault.Path)
+	}
 	f := e.Vault.Fields
 	for key, field := range map[string]string{"access_key_id": f.AccessKeyID, "secret_access_key": f.SecretAccessKey, "session_token": f.SessionToken, "expires": f.Expires} {
 		optional := key == "session_token" || key == "expires"
-		if !(optional && field == "") && !vaultField.MatchString(field) {
+		if (!optional || field != "") && !vaultField.MatchString(field) {
 			v.fault(at+".fields."+key, "%.64q; expected a name, or names separated by dots", field)
 		}
 	}
@@ -83,4 +101,38 @@ func (v *validator) identityRole(path string, e *Exchanger) {
 	if len(e.AllowedPolicies) > 0 {
 		v.fault(path+".allowed_policies", "the policies of Vault's identity tokens stand in the template of Vault's role; expected none")
 	}
+}
+
+// parent checks where a minio-assume-role exchanger has its parent's key from.
+func (v *validator) parent(path string, e *Exchanger) {
+	if _, written := v.origins[path+".vault"]; !written {
+		v.required(path+".parent_file", e.ParentFile)
+		return
+	}
+	if e.ParentFile != "" {
+		v.fault(path+".parent_file", "the parent's key is in Vault (vault.path); expected one of them")
+	}
+	v.vaultFields(path, e)
+	for _, key := range []string{"write", "parameters", "fields.session_token", "fields.expires"} {
+		if _, written := v.origins[path+".vault."+key]; written {
+			v.fault(path+".vault."+key, "a parent's key has none; expected none")
+		}
+	}
+}
+
+// pki checks who signs the certificates of a minio-certificate exchanger.
+func (v *validator) pki(path string, e *Exchanger) {
+	v.needsVault(path + ".pki")
+	for key, file := range map[string]string{"cert_file": e.CertFile, "key_file": e.KeyFile} {
+		if file != "" {
+			v.fault(path+"."+key, "Vault signs the certificates (pki); expected one or the other")
+		}
+	}
+	if !vaultPath.MatchString(e.PKI.Mount) {
+		v.fault(path+".pki.mount", "%.64q; expected the mount's path without a slash around it", e.PKI.Mount)
+	}
+	if !vaultName.MatchString(e.PKI.Role) {
+		v.fault(path+".pki.role", "%.64q; expected a name that matches %s", e.PKI.Role, vaultName)
+	}
+	v.duration(path+".pki.ttl", e.PKI.TTL, 10*time.Minute, 24*time.Hour)
 }
