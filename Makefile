@@ -15,8 +15,12 @@ help: ## List the targets
 demo: ## Start a real MinIO and a broker, and show what happens: five minutes the first time, two after that
 	@scripts/demo/demo.sh
 
+.PHONY: demo-kong
+demo-kong: ## Show the plugin for Kong: nginx with Lua, broker, MinIO and an identity provider
+	@scripts/demo/kong/demo.sh
+
 .PHONY: test
-test: lint checkgenerate breaking unit fuzz demo ## Everything: set-up, lint, tests with -race, fuzzing, the demo
+test: lint checkgenerate breaking unit fuzz demo demo-kong ## Everything: set-up, lint, tests with -race, fuzzing, the demos
 
 .PHONY: build
 build: ## Build bin/broker, static

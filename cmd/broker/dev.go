@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -97,6 +98,7 @@ Then:
 
 func newDevTokenCommand() *cobra.Command {
 	var idp string
+	var life time.Duration
 	c := &cobra.Command{
 		Use:     "dev-token USER",
 		GroupID: "use",
@@ -105,7 +107,7 @@ func newDevTokenCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(c.Context(), 10*time.Second)
 			defer cancel()
-			form := url.Values{"user": {args[0]}}.Encode()
+			form := url.Values{"user": {args[0]}, "life": {strconv.Itoa(int(life.Seconds()))}}.Encode()
 			req, err := http.NewRequestWithContext(ctx, http.MethodPost, idp+"/token", strings.NewReader(form))
 			if err != nil {
 				return err
@@ -128,6 +130,7 @@ func newDevTokenCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&idp, "idp", "http://"+defaultIDP, "URL of the development identity provider")
+	c.Flags().DurationVar(&life, "life", devidp.TokenLife, "how long the token lives; no longer than this")
 	return c
 }
 

@@ -7,10 +7,13 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -36,11 +39,15 @@ func New(url, audience string, users map[string][]string) (*Provider, error) {
 	return &Provider{url: url, audience: audience, users: users, key: key}, nil
 }
 
-// Token returns a token for a user: claims sub and groups. It fails for a user that isn't there.
-func (p *Provider) Token(user string, now time.Time) (string, error) {
+// Token returns a token for a user: claims sub and groups. It lives TokenLife, or as long as life says if that is shorter and not zero. It
+// fails for a user that isn't there.
+func (p *Provider) Token(user string, now time.Time, life time.Duration) (string, error) {
 	groups, ok := p.users[user]
 	if !ok {
 		return "", fmt.Errorf("no user %q: start with --user %s:group1,group2", user, user)
+	}
+	if life <= 0 || life > TokenLife {
+		life = TokenLife
 	}
 	header, err := json.Marshal(map[string]string{"alg": "ES256", "typ": "JWT", "kid": keyID})
 	if err != nil {
@@ -48,7 +55,7 @@ func (p *Provider) Token(user string, now time.Time) (string, error) {
 	}
 	claims, err := json.Marshal(map[string]any{
 		"iss": p.url, "sub": user, "aud": p.audience, "groups": groups,
-		"iat": now.Unix(), "exp": now.Add(TokenLife).Unix(),
+		"iat": now.Unix(), "exp": now.Add(life).Unix(),
 	})
 	if err != nil {
 		return "", err
@@ -65,7 +72,8 @@ func (p *Provider) Token(user string, now time.Time) (string, error) {
 	return input + "." + base64.RawURLEncoding.EncodeToString(signature), nil
 }
 
-// Handler serves discovery, keys and `POST /token` (form field user; the token as text).
+// Handler serves discovery, keys (as a JWK Set, and in PEM for who wants that, as Kong does) and `POST /token` (form fields user and life, in
+// seconds; the token as text).
 func (p *Provider) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
@@ -90,6 +98,14 @@ func (p *Provider) Handler() http.Handler {
 			"y": base64.RawURLEncoding.EncodeToString(point[33:]),
 		}}})
 	})
+	der, errDER := x509.MarshalPKIXPublicKey(p.key.Public())
+	mux.HandleFunc("GET /key.pem", func(w http.ResponseWriter, _ *http.Request) {
+		if errDER != nil {
+			http.Error(w, "no key", http.StatusInternalServerError)
+			return
+		}
+		_ = pem.Encode(w, &pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	})
 	mux.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
 		// A page in a browser on this machine must not be able to fetch a token.
 		if "http://"+r.Host != p.url || r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
@@ -97,7 +113,8 @@ func (p *Provider) Handler() http.Handler {
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, 4096)
-		token, err := p.Token(r.PostFormValue("user"), time.Now())
+		life, _ := strconv.ParseUint(r.PostFormValue("life"), 10, 16) // what is none gives the usual one
+		token, err := p.Token(r.PostFormValue("user"), time.Now(), time.Duration(life)*time.Second)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusNotFound)
 			return

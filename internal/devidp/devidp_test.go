@@ -1,7 +1,14 @@
 package devidp_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
 	"io"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -102,5 +109,53 @@ func TestAPageInABrowserGetsNoToken(t *testing.T) {
 		if status, body := fetch(t, url, "alice", header...); status != http.StatusForbidden || strings.Contains(body, "eyJ") {
 			t.Errorf("%v: %d %s", header, status, body)
 		}
+	}
+}
+
+// Who shows what happens after a token's end has no five minutes to wait for it; and some want the key in PEM.
+func TestShortTokensAndTheKeyInPEM(t *testing.T) {
+	p, err := devidp.New("http://127.0.0.1:1", "credbroker", map[string][]string{"alice": nil})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(p.Handler())
+	t.Cleanup(server.Close)
+	now := time.Unix(1_700_000_000, 0)
+	for life, want := range map[time.Duration]time.Duration{0: devidp.TokenLife, -time.Second: devidp.TokenLife, time.Hour: devidp.TokenLife, 20 * time.Second: 20 * time.Second} {
+		token, err := p.Token("alice", now, life)
+		if err != nil {
+			t.Fatal(err)
+		}
+		payload, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
+		if err != nil || !strings.Contains(string(payload), fmt.Sprintf(`"exp":%d,`, now.Add(want).Unix())) {
+			t.Errorf("%s: %s %v", life, payload, err)
+		}
+	}
+	resp, err := http.Get(server.URL + "/key.pem") //nolint:noctx // a test's own server
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	block, _ := pem.Decode(text)
+	if err != nil || block == nil {
+		t.Fatalf("%s %v", text, err)
+	}
+	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It verifies what the provider signs.
+	token, err := p.Token("alice", now, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := strings.LastIndex(token, ".")
+	signed, mark := token[:at], token[at+1:]
+	signature, err := base64.RawURLEncoding.DecodeString(mark)
+	digest := sha256.Sum256([]byte(signed))
+	public, ok := key.(*ecdsa.PublicKey)
+	if err != nil || !ok || !ecdsa.Verify(public, digest[:], new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])) {
+		t.Errorf("another key: %v", err)
 	}
 }

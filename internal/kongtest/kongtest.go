@@ -53,6 +53,37 @@ type Options struct {
 	Workers int
 }
 
+// Prepare writes into dir what nginx-lua -p DIR -c FILE needs to be a gateway at a port of 127.0.0.1, and returns that file. Root is the
+// directory of go.mod.
+func Prepare(root, dir string, port int, opts Options) (file string, err error) {
+	var config any
+	if err := yaml.Unmarshal([]byte(opts.Config), &config); err != nil {
+		return "", err
+	}
+	environment, err := json.Marshal(map[string]any{"config": config, "sandbox_requires": append([]string{}, opts.SandboxRequires...)})
+	if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "kong.json"), environment, 0o600); err != nil {
+		return "", err
+	}
+	var names []string
+	for _, variable := range opts.Env {
+		name, _, _ := strings.Cut(variable, "=")
+		names = append(names, name)
+	}
+	var conf bytes.Buffer
+	if err := template.Must(template.New("").Parse(nginxConf)).Execute(&conf, map[string]any{
+		"Dir": dir, "Port": port, "Workers": max(1, opts.Workers), "Env": names, "CAFile": opts.CAFile,
+		"Root": os.Geteuid() == 0, // else its workers are nobody, who may not read what a test writes
+		"Shim": filepath.Join(root, "internal", "kongtest", "shim"), "Deploy": filepath.Join(root, "deploy"),
+	}); err != nil {
+		return "", err
+	}
+	file = filepath.Join(dir, "nginx.conf")
+	return file, os.WriteFile(file, conf.Bytes(), 0o600)
+}
+
 // Start runs a gateway until the test ends.
 func Start(t testing.TB, opts Options) *Gateway {
 	t.Helper()
@@ -83,36 +114,11 @@ func Check(t testing.TB, opts Options) error {
 
 func start(t testing.TB, opts Options) (*Gateway, error) {
 	t.Helper()
-	root := brokertest.ModuleRoot(t)
 	dir := t.TempDir()
 	g := &Gateway{t: t, Dir: dir}
-	var config any
-	if err := yaml.Unmarshal([]byte(opts.Config), &config); err != nil {
-		return g, err
-	}
-	environment, err := json.Marshal(map[string]any{"config": config, "sandbox_requires": append([]string{}, opts.SandboxRequires...)})
-	if err != nil {
-		return g, err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "kong.json"), environment, 0o600); err != nil {
-		return g, err
-	}
 	port := brokertest.FreePorts(t, 1)[0]
-	var names []string
-	for _, variable := range opts.Env {
-		name, _, _ := strings.Cut(variable, "=")
-		names = append(names, name)
-	}
-	var conf bytes.Buffer
-	if err := template.Must(template.New("").Parse(nginxConf)).Execute(&conf, map[string]any{
-		"Dir": dir, "Port": port, "Workers": max(1, opts.Workers), "Env": names, "CAFile": opts.CAFile,
-		"Root": os.Geteuid() == 0, // else its workers are nobody, who may not read what a test writes
-		"Shim": filepath.Join(root, "internal", "kongtest", "shim"), "Deploy": filepath.Join(root, "deploy"),
-	}); err != nil {
-		return g, err
-	}
-	file := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(file, conf.Bytes(), 0o600); err != nil {
+	file, err := Prepare(brokertest.ModuleRoot(t), dir, port, opts)
+	if err != nil {
 		return g, err
 	}
 	log, err := os.Create(filepath.Join(dir, "output.log"))

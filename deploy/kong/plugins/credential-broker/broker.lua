@@ -145,9 +145,11 @@ local function speakable(value)
 end
 
 -- word returns the identity headers of an authenticated consumer, or nil and what is wrong. A username or custom ID that the broker
--- wouldn't take is left out, so that roles which don't need it work; with groups that would change who somebody is.
-function _M.word(consumer, credential, groups)
+-- wouldn't take is left out, so that roles which don't need it work; with groups that would change who somebody is. token is the one that
+-- the consumer has shown to Kong, if the broker shall verify it again.
+function _M.word(consumer, credential, groups, token)
   local word = {
+    token = token,
     ["x-consumer-id"] = consumer.id,
     ["x-credential-identifier"] = credential.id or credential.key,
   }
@@ -180,6 +182,7 @@ function _M.name(word)
     local value = word[header] or ""
     parts[i] = #value .. ":" .. value
   end
+  parts[#parts + 1] = word.token and digest.sha256_hex(word.token)
   return concat(parts)
 end
 
@@ -210,6 +213,10 @@ local function fault(answer)
     out = { status = 403, code = "AccessDenied", message = "The credential broker gives this consumer no access." }
   elseif status == 429 then
     out = { status = 503, code = "SlowDown", message = "Too many requests for credentials. Try again.", retry_after = 15 }
+  elseif status == 400 and answer.headers["X-Credbroker-Error"] == "invalid_s3_request" then
+    out = { status = 400, code = "InvalidRequest", message = "The request is none that the credential broker signs: its form, a header or a parameter." }
+  elseif status == 501 then
+    out = { status = 501, code = "NotImplemented", message = "The credential broker signs no such operation." }
   elseif status == 401 or status >= 502 then
     out = { status = 503, code = "ServiceUnavailable", message = UNAVAILABLE.message, retry_after = 2 }
   else
@@ -228,6 +235,7 @@ end
 -- its restart, is opened anew, once.
 function _M.call(conf, path, arguments, word, request_id)
   local name = session_name(conf)
+  arguments.jwt = word.token
   local body = cjson.encode(arguments)
   local answer
   for _ = 1, 2 do

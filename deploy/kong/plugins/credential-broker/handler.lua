@@ -3,6 +3,7 @@
 
 local broker = require "kong.plugins.credential-broker.broker"
 local credentials = require "kong.plugins.credential-broker.credentials"
+local remote = require "kong.plugins.credential-broker.remote"
 local request = require "kong.plugins.credential-broker.request"
 local sigv4 = require "kong.plugins.credential-broker.sigv4"
 local upstream = require "kong.plugins.credential-broker.upstream"
@@ -59,7 +60,7 @@ local function word(conf)
   end
   local said
   if not err then
-    said, err = broker.word(consumer, credential, groups)
+    said, err = broker.word(consumer, credential, groups, conf.forward_jwt and kong.ctx.shared.authenticated_jwt_token or nil)
   end
   if err then
     kong.log.err("consumer ", consumer.id, ": ", err)
@@ -96,6 +97,22 @@ local function timestamp()
     last, stamp = now, os.date("!%Y%m%dT%H%M%SZ", now)
   end
   return stamp
+end
+
+-- clear takes away what may not reach the store, and puts what is there in several lines into one.
+local function clear(conf, headers, all)
+  local kept = conf.preserve_auth_header and all["authorization"]
+  for i = 1, #headers.remove do
+    kong.service.request.clear_header(headers.remove[i])
+  end
+  if headers.join then
+    for name, value in pairs(headers.join) do
+      kong.service.request.set_header(name, value)
+    end
+  end
+  if kept then
+    kong.service.request.set_header(conf.preserve_auth_header_key, kept)
+  end
 end
 
 local function sign(conf, credential, path, parameters, headers)
@@ -154,24 +171,22 @@ function Handler:access(conf)
   end
 
   local credential
-  credential, fault = credentials.get(conf, said, ngx.var.kong_request_id)
+  if conf.mode == "sign_remote" then
+    upstream.choose(conf)
+    clear(conf, headers, all)
+    credential, fault = remote.sign(conf, said, path, parameters, headers, all, ngx.var.kong_request_id)
+  else
+    credential, fault = credentials.get(conf, said, ngx.var.kong_request_id)
+  end
   if not credential then
     return refuse(conf, fault)
   end
   kong.ctx.plugin.credential = credential
+  if conf.mode == "sign_remote" then
+    return
+  end
 
-  local kept = conf.preserve_auth_header and all["authorization"]
-  for i = 1, #headers.remove do
-    kong.service.request.clear_header(headers.remove[i])
-  end
-  if headers.join then
-    for name, value in pairs(headers.join) do
-      kong.service.request.set_header(name, value)
-    end
-  end
-  if kept then
-    kong.service.request.set_header(conf.preserve_auth_header_key, kept)
-  end
+  clear(conf, headers, all)
   if conf.mode == "inject" then
     inject(conf, credential, path, parameters)
   else

@@ -71,8 +71,11 @@ local function payload(headers)
   if not hash then
     return "UNSIGNED-PAYLOAD"
   end
-  if hash == "UNSIGNED-PAYLOAD" or (#hash == 64 and find(hash, "^[0-9a-fA-F]+$")) then
+  if hash == "UNSIGNED-PAYLOAD" then
     return hash
+  end
+  if #hash == 64 and find(hash, "^[0-9a-fA-F]+$") then
+    return lower(hash)
   end
   return fault(400, "InvalidRequest", "X-Amz-Content-Sha256 is neither a digest in hex, UNSIGNED-PAYLOAD nor " .. TRAILER .. ".")
 end

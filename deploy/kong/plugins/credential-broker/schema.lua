@@ -29,11 +29,14 @@ local inject_headers = {
 local config = {
   type = "record",
   fields = {
-    { mode = string_("sign: sign here with the consumer's short-lived credentials. inject: hand them to the upstream in headers.",
-      { required = true, default = "sign", one_of = { "sign", "inject" } }) },
+    { mode = string_("sign: sign here with the consumer's short-lived credentials. sign_remote: have the broker sign each request, so that " ..
+      "Kong holds no key of a consumer's. inject: hand the credentials to the upstream in headers.",
+      { required = true, default = "sign", one_of = { "sign", "sign_remote", "inject" } }) },
     { broker_url = typedefs.url { required = true, description = "The broker's gateway listener: https://broker.example:8444." } },
     { role = string_("The broker's role that consumers use.", { required = true, match = "^[a-z0-9][a-z0-9_-]*$" }) },
     { ttl = { type = "integer", gt = 0, description = "How long credentials shall live, in seconds; the role's default if absent." } },
+    { forward_jwt = flag "Send the token that the jwt plugin has verified along, for the broker to verify it again." },
+    { sign_endpoint = typedefs.url { description = "Mode sign_remote: the store's endpoint that is signed for; the broker's own if absent." } },
     { send_groups = { type = "boolean", required = true, default = true, description = "Tell the broker the consumer's acl groups." } },
 
     { proof = string_("How Kong proves itself. static_key is a key that lasts: for a start, or where nothing else is there.",
@@ -44,7 +47,7 @@ local config = {
     { audience = string_("Proofs gcp and azure: the audience of the token.") },
     { certificate_file = string_("Proof certificate: a PEM file with the chain; read for each session.") },
     { key_file = string_("Proof certificate: a PEM file with the key.") },
-    { static_key_id = string_("Proof static_key: the key's ID.", { match = "^[A-Z2-7]+$" }) },
+    { static_key_id = string_("Proof static_key: the key's ID.", { match = "^[a-z0-9][a-z0-9_-]*$" }) },
     { static_key = string_("Proof static_key: the key, 32 bytes or more in base64.", { referenceable = true, encrypted = true }) },
 
     { ssl_verify = { type = "boolean", required = true, default = true,

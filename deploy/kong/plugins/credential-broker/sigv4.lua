@@ -39,6 +39,7 @@ local function unescape(s)
   end
   return (gsub(s, "%%(%x%x)", UNESCAPED))
 end
+_M.unescape = unescape
 
 -- path returns the escaped form of a path of a URL, which names the same object and is to be sent as it is signed; and what is
 -- wrong with one that servers don't agree on: empty and dot segments, control characters, broken escapes.
