@@ -42,14 +42,17 @@ func TestTheReadmesConfigurationIsSoundAndShort(t *testing.T) {
 	}
 }
 
-// TestExamplesOfProofsAreSound reads each configuration that docs/proofs, docs/gateway.md, docs/exchangers.md and docs/vault.md show, with an exchanger and what TLS takes.
-func TestExamplesOfProofsAreSound(t *testing.T) {
+// TestExamplesAreSound reads each configuration that docs/proofs and these pages show, with an exchanger and what TLS takes.
+func TestExamplesAreSound(t *testing.T) {
 	pages, err := filepath.Glob(filepath.Join(brokertest.ModuleRoot(t), "docs/proofs/*.md"))
 	if err != nil || len(pages) < 8 {
 		t.Fatal(pages, err)
 	}
 	examples := 0
-	for _, page := range append(pages, filepath.Join(brokertest.ModuleRoot(t), "docs/gateway.md"), filepath.Join(brokertest.ModuleRoot(t), "docs/exchangers.md"), filepath.Join(brokertest.ModuleRoot(t), "docs/vault.md")) {
+	for _, page := range []string{"gateway", "kong", "exchangers", "vault"} {
+		pages = append(pages, filepath.Join(brokertest.ModuleRoot(t), "docs", page+".md"))
+	}
+	for _, page := range pages {
 		data, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)

@@ -3,6 +3,7 @@ package deploytest
 import (
 	"maps"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -43,7 +44,7 @@ func TestEveryConfigurationIsSoundAndItsPoliciesExist(t *testing.T) {
 		compile(t, cfg)
 		dir := policyDir
 		if strings.HasPrefix(name, "scripts/demo/") {
-			dir = "scripts/demo"
+			dir = filepath.ToSlash(filepath.Dir(name))
 		}
 		for _, e := range cfg.Exchangers {
 			for _, p := range e.AllowedPolicies {
