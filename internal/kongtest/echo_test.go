@@ -45,6 +45,13 @@ func (e *echo) got() *http.Request {
 	return e.last
 }
 
+// forget is as if nothing had come.
+func (e *echo) forget() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.last, e.body = nil, nil
+}
+
 // service is a service of a declarative configuration with one route at a path, which is stripped.
 func service(name, url, path string, plugins ...string) string {
 	return fmt.Sprintf("  - name: %s\n    url: %s\n    routes:\n      - {name: %s, paths: [%s]}\n    plugins:\n      - %s\n", name, url, name, path, strings.Join(plugins, "\n      - "))

@@ -119,10 +119,12 @@ consumers:
 `
 
 // ready waits until gateways are listened to: single-use words are not taken in the first seconds after the broker's start.
-func (w *world) ready(g *Gateway) {
+func (w *world) ready(g *Gateway) { w.readyAt(g, "/s3/reports/acme/none") }
+
+func (w *world) readyAt(g *Gateway, path string) {
 	w.t.Helper()
 	brokertest.Eventually(w.t, 20*time.Second, "the gateway's word is taken", func() error {
-		if resp, body := Do(w.t, "GET", g.URL+"/s3/reports/acme/none", header("alice"), nil); resp.StatusCode >= http.StatusInternalServerError {
+		if resp, body := Do(w.t, "GET", g.URL+path, header("alice"), nil); resp.StatusCode >= http.StatusInternalServerError {
 			return fmt.Errorf("%s %s", resp.Status, body)
 		}
 		return nil
