@@ -43,7 +43,7 @@ const (
 )
 
 // Errors of [Verifier.Verify]. The text wrapped around them is for the log alone; a caller learns only which of
-// the three it was, and of the first two not even that.
+// the three it was, and of the first two not even that, unless it was ErrUsed or ErrExpired.
 var (
 	// ErrMalformed means that the proof is not what its kind says: it could not be parsed.
 	ErrMalformed = errors.New("malformed proof")
@@ -51,6 +51,8 @@ var (
 	ErrRejected = errors.New("proof rejected")
 	// ErrUsed is an ErrRejected: the proof is for a single use, and was used before.
 	ErrUsed = fmt.Errorf("%w: it was used before", ErrRejected)
+	// ErrExpired is an ErrRejected: the proof held once, in every other respect holds still, and has ended.
+	ErrExpired = fmt.Errorf("%w: it has expired", ErrRejected)
 	// ErrUnavailable means that the proof could not be judged now, since what it takes (an issuer's keys, say)
 	// can't be reached. The same proof may pass later.
 	ErrUnavailable = errors.New("proof can't be verified now")

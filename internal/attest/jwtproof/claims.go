@@ -129,11 +129,16 @@ func checkSubject(sub string) error {
 	return nil
 }
 
-// checkTimes holds the dates against the clock.
-func (c *claims) checkTimes(now time.Time, skew, maxLifetime time.Duration) error {
+// checkExpiry says whether the token has ended. It is the last of all checks: its answer, unlike theirs, is told to the caller.
+func (c *claims) checkExpiry(now time.Time, skew time.Duration) error {
 	if !now.Before(c.expires.Add(skew)) {
-		return fmt.Errorf("token expired %s ago", now.Sub(c.expires).Truncate(time.Second))
+		return fmt.Errorf("%w %s ago", attest.ErrExpired, now.Sub(c.expires).Truncate(time.Second))
 	}
+	return nil
+}
+
+// checkTimes holds the dates but the expiry against the clock and one another.
+func (c *claims) checkTimes(now time.Time, skew, maxLifetime time.Duration) error {
 	if c.issuedAt.After(now.Add(skew)) {
 		return fmt.Errorf("token was issued %s in the future", c.issuedAt.Sub(now).Truncate(time.Second))
 	}

@@ -116,7 +116,11 @@ func TestTimesAtTheirBounds(t *testing.T) {
 		if tc.nbf != 0 {
 			c.notBefore = at(tc.nbf)
 		}
-		if err := c.checkTimes(tc.now, skew, life); tc.want != "" {
+		err := c.checkTimes(tc.now, skew, life)
+		if err == nil {
+			err = c.checkExpiry(tc.now, skew)
+		}
+		if tc.want != "" {
 			mustContain(t, err, tc.want)
 		} else if err != nil {
 			t.Errorf("%s: %v", name, err)

@@ -66,6 +66,9 @@ func newReviewer(c *Issuer, roots []byte, log *slog.Logger) (*reviewer, error) {
 // costs no question unless it is a good imitation.
 func (v *Verifier) reviewed(ctx context.Context, is *issuer, token string, t jws, name digestOf) (attest.Identity, error) {
 	c, id, err := v.read(is, t)
+	if errors.Is(err, attest.ErrExpired) { // nobody has vouched for it: the one who made it up isn't told how far it got
+		return attest.Identity{}, fmt.Errorf("%w: %s", attest.ErrRejected, err.Error())
+	}
 	if err != nil {
 		return attest.Identity{}, err
 	}

@@ -304,7 +304,7 @@ func TestHopelessTokensAreNotReviewed(t *testing.T) {
 	for name, changes := range map[string]map[string]any{
 		"audience": {"aud": "vault"}, "expired": {"exp": f.now().Add(-time.Hour).Unix(), "iat": f.now().Add(-2 * time.Hour).Unix()}, "subject": {"sub": "alice"}, "no claims": {"kubernetes.io": nil},
 	} {
-		if _, err := f.verify(f.sign(p.with(changes))); err == nil {
+		if _, err := f.verify(f.sign(p.with(changes))); err == nil || errors.Is(err, attest.ErrExpired) { // nobody vouched for it
 			t.Errorf("%s: accepted", name)
 		}
 	}

@@ -166,6 +166,9 @@ func (v *Verifier) read(is *issuer, t jws) (claims, attest.Identity, error) {
 	if err == nil {
 		id, err = is.identity(&c)
 	}
+	if err == nil {
+		err = c.checkExpiry(v.now(), is.config.Skew)
+	}
 	if err != nil {
 		return claims{}, attest.Identity{}, fmt.Errorf("%w: %w", attest.ErrRejected, err)
 	}

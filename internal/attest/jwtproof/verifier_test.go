@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"reflect"
 	"strings"
@@ -121,7 +122,7 @@ func TestEachClaimIsChecked(t *testing.T) {
 		text   string
 	}{
 		"good":                 {nil, nil, ""},
-		"expired":              {map[string]any{"iat": at(-time.Minute), "exp": at(-30 * time.Second)}, attest.ErrRejected, "expired"},
+		"expired":              {map[string]any{"iat": at(-time.Minute), "exp": at(-30 * time.Second)}, attest.ErrExpired, "expired"},
 		"no exp":               {map[string]any{"exp": nil}, attest.ErrRejected, "exp is missing"},
 		"no iat":               {map[string]any{"iat": nil}, attest.ErrRejected, "iat is missing"},
 		"exp as text":          {map[string]any{"exp": "1800000300"}, attest.ErrRejected, "exp is not an integer"},
@@ -160,6 +161,27 @@ func TestSkewAndLifetimeAreTheIssuers(t *testing.T) {
 	f.expect(t, f.idp.Token(map[string]any{"iat": at(-5 * time.Minute), "exp": at(-60 * time.Second)}), attest.ErrRejected, "expired")
 	f.expect(t, f.idp.Token(map[string]any{"exp": at(10 * time.Minute)}), nil, "")
 	f.expect(t, f.idp.Token(map[string]any{"exp": at(10*time.Minute + time.Second)}), attest.ErrRejected, "at most 10m0s")
+}
+
+// TestWhatHasExpiredIsToldOnlyOfWhatHeldOnce: whoever shows what never held must not learn from another answer how near it came.
+func TestWhatHasExpiredIsToldOnlyOfWhatHeldOnce(t *testing.T) {
+	f := newFixture(t)
+	over := map[string]any{"iat": f.now().Add(-time.Hour).Unix(), "exp": f.now().Add(-time.Minute).Unix()}
+	with := func(name string, value any) string {
+		claims := maps.Clone(over)
+		claims[name] = value
+		return f.idp.Token(claims)
+	}
+	good := f.idp.Token(over)
+	for name, token := range map[string]string{
+		"another audience": with("aud", "vault"), "another issuer": with("iss", f.idp.URL+"/"), "no subject": with("sub", ""), "too long a life": with("iat", 0),
+		"another signature": good[:len(good)-8] + "AAAAAAAA",
+	} {
+		if _, err := f.verify(token); !errors.Is(err, attest.ErrRejected) || errors.Is(err, attest.ErrExpired) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	f.expect(t, good, attest.ErrExpired, "expired")
 }
 
 func TestTypIsChecked(t *testing.T) {
