@@ -31,7 +31,7 @@ var (
 	ErrUnknownRequest = errors.New("no such decision is remembered")
 )
 
-// Request is what a transport hands in. Everything in it is untrusted but Source.
+// Request is what a transport hands in. Everything in it is untrusted but Source and Floor.
 type Request struct {
 	Proof attest.Proof
 	// Actor is the proof of who acts for the one that Proof proves; nil if that one acts itself.
@@ -40,6 +40,10 @@ type Request struct {
 	Role   string
 	Policy string
 	TTL    time.Duration
+	// Floor is for Issue alone, and the transport's: policy.Wanted.Floor.
+	Floor time.Duration
+	// Session is a name that the caller gives this use of its identity, for the audit log alone; what the proof says goes before it.
+	Session string
 
 	// Correlation holds the request ID, which is required, and what else the caller sent to find the call by.
 	Correlation exchange.Correlation
@@ -53,6 +57,8 @@ type Issued struct {
 	Role string
 	// Hit says that the credentials came from the cache.
 	Hit bool
+	// Short says that the role doesn't live long enough for Request.Floor.
+	Short bool
 }
 
 // Access is what an identity may know about itself.
@@ -158,7 +164,7 @@ func (b *Broker) Issue(ctx context.Context, req Request) (Issued, error) {
 		if err := b.identify(ctx, book, req, d); err != nil {
 			return err
 		}
-		grant, err := book.Rules.Resolve(*d.Identity, policy.Wanted{Role: req.Role, Policy: req.Policy, TTL: req.TTL, Now: b.cfg.Now()})
+		grant, err := book.Rules.Resolve(*d.Identity, policy.Wanted{Role: req.Role, Policy: req.Policy, TTL: req.TTL, Floor: req.Floor, Now: b.cfg.Now()})
 		if err != nil {
 			return err
 		}
@@ -168,7 +174,7 @@ func (b *Broker) Issue(ctx context.Context, req Request) (Issued, error) {
 			return err
 		}
 		d.granted(creds, hit)
-		issued = Issued{Credentials: creds, Role: grant.Role, Hit: hit}
+		issued = Issued{Credentials: creds, Role: grant.Role, Hit: hit, Short: grant.Short}
 		return nil
 	})
 	if err != nil {
@@ -226,6 +232,9 @@ func (b *Broker) identify(ctx context.Context, book *Rulebook, req Request, d *d
 		if actor.Expires.Before(id.Expires) {
 			id.Expires = actor.Expires
 		}
+	}
+	if id.Session == "" {
+		id.Session = req.Session
 	}
 	d.Identity = &id
 	return nil

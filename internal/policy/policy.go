@@ -117,6 +117,9 @@ type Wanted struct {
 	Policy string
 	// TTL is the life asked for; zero if the caller leaves it to the role.
 	TTL time.Duration
+	// Floor is the least life left that serves a caller which renews early, as SDKs do; zero if the role's own does. It never
+	// exceeds what the role allows: see Grant.Short.
+	Floor time.Duration
 	// Now is the time of the decision.
 	Now time.Time
 }
@@ -144,6 +147,8 @@ type Grant struct {
 	Min time.Duration
 	// WithinProof says that credentials must not outlive the proof.
 	WithinProof bool
+	// Short says that Min is less than the floor that was wanted.
+	Short bool
 }
 
 // Tag is a tag of a session.

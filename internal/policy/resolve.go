@@ -38,7 +38,7 @@ func (r *Rules) Resolve(id attest.Identity, w Wanted) (Grant, error) {
 	if err != nil {
 		return Grant{}, err
 	}
-	bound, err := role.bound(w.TTL)
+	bound, err := role.bound(w.TTL, w.Floor)
 	if err != nil {
 		return Grant{}, err
 	}
@@ -56,6 +56,7 @@ func (r *Rules) Resolve(id attest.Identity, w Wanted) (Grant, error) {
 	if err != nil {
 		return Grant{}, err
 	}
+	least := max(role.TTL.Min, min(w.Floor, ttl/4*3))
 	return Grant{
 		Role:          role.Name,
 		Gateway:       role.Gateway,
@@ -67,8 +68,9 @@ func (r *Rules) Resolve(id attest.Identity, w Wanted) (Grant, error) {
 		SessionTags:   tags,
 		Bound:         bound,
 		TTL:           ttl,
-		Min:           role.TTL.Min,
+		Min:           least,
 		WithinProof:   role.TTL.WithinProof,
+		Short:         least < w.Floor,
 	}, nil
 }
 
@@ -89,11 +91,12 @@ func (r *role) admit(id *attest.Identity) error {
 	return nil
 }
 
-// bound is the life asked for, or the role's default, cut to the role's maximum.
-func (r *role) bound(asked time.Duration) (time.Duration, error) {
+// bound is the life asked for, or the role's default, cut to the role's maximum. With a floor, the default is at least twice that:
+// what is handed out with the floor left can then be kept for as long.
+func (r *role) bound(asked, floor time.Duration) (time.Duration, error) {
 	switch {
 	case asked == 0:
-		return r.TTL.Default, nil
+		return min(max(r.TTL.Default, 2*floor), r.TTL.Max), nil
 	case asked < 0 || asked%time.Second != 0 || asked > maxAskedTTL:
 		return 0, ttlError("%s; expected whole seconds, up to %d of them", asked, maxAskedTTL/time.Second)
 	case asked < r.floor:
