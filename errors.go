@@ -25,6 +25,7 @@ type Code string
 const (
 	CodeUnauthenticated             Code = "unauthenticated"
 	CodeProofAlreadyUsed            Code = "proof_already_used"
+	CodeProofExpired                Code = "proof_expired"
 	CodeIdentityProviderUnavailable Code = "identity_provider_unavailable"
 	CodePermissionDenied            Code = "permission_denied"
 	CodeInvalidPolicy               Code = "invalid_policy"

@@ -20,10 +20,10 @@ const (
 	maxAdminConns  = 32
 )
 
-// transports are the broker's four servers.
+// transports are the broker's servers.
 type transports struct {
 	grpc, http, ops, admin *server.Server
-	gateway                *server.Server // nil if there is none
+	gateway, sts           *server.Server // nil if there is none
 	certificates           []*server.Certificates
 }
 
@@ -66,6 +66,10 @@ func listen(p *program, metrics http.Handler) (t *transports, err error) {
 	if c.Gateway.Address != "" {
 		gateway = open("listeners.gateway", c.Gateway.Address, c.Gateway.TLS, false, server.ListenOptions{MaxConns: maxPublicConns, MaxConnsPerHost: maxPublicConns / 4})
 	}
+	var sts *server.Listener
+	if c.STS.Address != "" {
+		sts = open("listeners.sts", c.STS.Address, c.STS.TLS, false, server.ListenOptions{MaxConns: maxPublicConns, MaxConnsPerHost: maxPublicConns / 4})
+	}
 	ops := open("listeners.metrics", c.Metrics.Address, c.Metrics.TLS, false, server.ListenOptions{MaxConns: maxOpsConns, MaxConnsPerHost: maxOpsConns / 4})
 	var admin *server.Listener
 	if c.Admin.Address != "" {
@@ -77,11 +81,17 @@ func listen(p *program, metrics http.Handler) (t *transports, err error) {
 		return nil, err
 	}
 
-	o := server.Options{Log: p.log, RequestTimeout: p.cfg.Limits.RequestTimeout}
+	o := server.Options{
+		Log: p.log, RequestTimeout: p.cfg.Limits.RequestTimeout, Account: p.cfg.STS.Account,
+		Floors: server.Floors{STS: p.cfg.STS.MinLeft, Container: p.cfg.ContainerCredentials.MinLeft, OAuth: p.cfg.TokenExchange.MinLeft},
+	}
 	t.grpc = server.NewGRPC(grpc, p.broker, p.ready, o)
 	t.http = server.NewHTTP(public, p.broker, p.issuer, o)
 	if gateway != nil {
 		t.gateway = server.NewGateway(gateway, p.broker, o)
+	}
+	if sts != nil {
+		t.sts = server.NewSTS(sts, p.broker, o)
 	}
 	t.ops = server.NewOps(ops, metrics, p.ready, p.cfg.Debug.Pprof, p.log)
 	t.admin = server.NewAdmin(admin, p.broker, p, o)
@@ -120,8 +130,10 @@ func (t *transports) shutdown(ctx context.Context) error {
 
 func (t *transports) all() []*server.Server {
 	list := []*server.Server{t.grpc, t.http, t.ops, t.admin}
-	if t.gateway != nil {
-		list = append(list, t.gateway)
+	for _, s := range []*server.Server{t.gateway, t.sts} {
+		if s != nil {
+			list = append(list, s)
+		}
 	}
 	return list
 }

@@ -40,6 +40,12 @@ type Config struct {
 	Exchangers map[string]Exchanger `yaml:"exchangers"`
 	// Roles are what identities may ask for; policy.Compile checks them. Default none.
 	Roles []policy.Role `yaml:"roles"`
+	// STS is the STS query API for SDKs.
+	STS STS `yaml:"sts"`
+	// ContainerCredentials is the endpoint that AWS SDKs ask in containers.
+	ContainerCredentials Surface `yaml:"container_credentials"`
+	// TokenExchange is the endpoint of OAuth 2.0 Token Exchange (RFC 8693).
+	TokenExchange Surface `yaml:"token_exchange"`
 	// Cache bounds the memory cache.
 	Cache Cache `yaml:"cache"`
 	// Redis is what replicas have in common. Default none.
@@ -142,12 +148,16 @@ func defaults() *Config {
 		Listeners: defaultListeners(),
 		Cache:     Cache{MaxBytes: 64 << 20},
 		AWS:       AWS{Skew: 30 * time.Second},
+		STS:       defaultSTS(),
 		Redis:     defaultRedis(),
-		Vault:     defaultVault(),
-		Audit:     Audit{Path: "-"},
-		Log:       Log{Level: slog.LevelInfo},
-		Limits:    Limits{MaxInFlight: 4096, MaxMints: 60, MaxUnsharedMints: 16, RequestTimeout: 10 * time.Second},
-		Shutdown:  Shutdown{Drain: 2 * time.Second, Deadline: 20 * time.Second},
+
+		ContainerCredentials: Surface{MinLeft: defaultMinLeft},
+		TokenExchange:        Surface{MinLeft: defaultMinLeft},
+		Vault:                defaultVault(),
+		Audit:                Audit{Path: "-"},
+		Log:                  Log{Level: slog.LevelInfo},
+		Limits:               Limits{MaxInFlight: 4096, MaxMints: 60, MaxUnsharedMints: 16, RequestTimeout: 10 * time.Second},
+		Shutdown:             Shutdown{Drain: 2 * time.Second, Deadline: 20 * time.Second},
 	}
 }
 

@@ -88,7 +88,11 @@ func TestEmptyFileIsValid(t *testing.T) {
 				GRPC: Listener{Address: "127.0.0.1:9443"}, HTTP: Listener{Address: "127.0.0.1:8443"}, Metrics: Listener{Address: "127.0.0.1:9464"},
 				Admin: AdminListener{Socket: "/run/credbroker/admin.sock"},
 			},
-			AWS:      AWS{Skew: 30 * time.Second},
+			AWS: AWS{Skew: 30 * time.Second},
+			STS: STS{Account: "000000000000", MinLeft: 20 * time.Minute},
+
+			ContainerCredentials: Surface{MinLeft: 20 * time.Minute}, TokenExchange: Surface{MinLeft: 20 * time.Minute},
+
 			Vault:    Vault{Timeout: 5 * time.Second},
 			Cache:    Cache{MaxBytes: 67108864},
 			Redis:    Redis{Mode: "standalone", Timeout: 250 * time.Millisecond, Prefix: "credbroker", Transit: RedisTransit{Mount: "transit", RotateEvery: 720 * time.Hour}},

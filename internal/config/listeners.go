@@ -18,6 +18,8 @@ type Listeners struct {
 	Metrics Listener `yaml:"metrics"`
 	// Gateway is for gateways that speak for consumers (docs/gateway.md), and for nobody else. Default none.
 	Gateway Listener `yaml:"gateway"`
+	// STS speaks the STS query API alone, at "/", for clients whose endpoint can't have a path. Default none.
+	STS Listener `yaml:"sts"`
 	// Admin serves the admin API.
 	Admin AdminListener `yaml:"admin"`
 }
@@ -72,6 +74,9 @@ func (l *Listeners) public() []namedListener {
 	list := []namedListener{{"listeners.grpc", &l.GRPC}, {"listeners.http", &l.HTTP}, {"listeners.metrics", &l.Metrics}}
 	if l.Gateway != (Listener{}) {
 		list = append(list, namedListener{"listeners.gateway", &l.Gateway})
+	}
+	if l.STS != (Listener{}) {
+		list = append(list, namedListener{"listeners.sts", &l.STS})
 	}
 	return list
 }

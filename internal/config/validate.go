@@ -87,6 +87,7 @@ func (v *validator) all() {
 	v.aws()
 	v.x509()
 	v.exchangers()
+	v.sdk()
 	within(v, "cache.max_bytes", v.Cache.MaxBytes, 1<<20, 16<<30)
 	v.required("audit.path", v.Audit.Path)
 	within(v, "limits.max_in_flight", v.Limits.MaxInFlight, 1, 1<<16)

@@ -111,6 +111,9 @@ func New(cfg Config) (*Issuer, error) {
 // Discovery is the OpenID provider configuration document (OpenID Connect Discovery 1.0, section 3). Nobody changes it.
 func (i *Issuer) Discovery() []byte { return i.discovery }
 
+// URL is the issuer's, `iss`.
+func (i *Issuer) URL() string { return i.cfg.URL }
+
 // JWKS is the JWK set (RFC 7517, section 5) in force, with the other replicas' keys as they are now, or, if that can't be
 // known within ctx or two seconds, as they were last known. Nobody changes it.
 //

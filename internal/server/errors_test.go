@@ -3,8 +3,10 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"encoding/xml"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"regexp"
 	"slices"
@@ -36,37 +38,48 @@ type wantError struct {
 	grpc     codes.Code
 	http     int
 	retry    bool
+	sts      string // code and status
+	oauth    string
 }
 
 // wantErrors is written out, and not taken from the table, so that a changed row is seen.
 var wantErrors = []wantError{
-	{attest.ErrUsed, "proof_already_used", codes.Unauthenticated, 401, true},
-	{attest.ErrMalformed, "unauthenticated", codes.Unauthenticated, 401, false},
-	{attest.ErrRejected, "unauthenticated", codes.Unauthenticated, 401, false},
-	{attest.ErrUnavailable, "identity_provider_unavailable", codes.Unavailable, 503, true},
-	{policy.ErrDenied, "permission_denied", codes.PermissionDenied, 403, false},
-	{policy.ErrInvalidPolicy, "invalid_policy", codes.InvalidArgument, 400, false},
-	{policy.ErrPolicyTooLarge, "policy_too_large", codes.InvalidArgument, 400, false},
-	{policy.ErrPolicyWider, "policy_too_wide", codes.InvalidArgument, 400, false},
-	{policy.ErrInvalidTTL, "invalid_ttl", codes.InvalidArgument, 400, false},
-	{broker.ErrInvalidRequest, "invalid_request", codes.InvalidArgument, 400, false},
-	{broker.ErrBusy, "overloaded", codes.Unavailable, 503, true},
-	{cache.ErrBusy, "overloaded", codes.Unavailable, 503, true},
-	{broker.ErrRateLimited, "rate_limited", codes.ResourceExhausted, 429, true},
-	{broker.ErrUnknownRequest, "not_found", codes.NotFound, 404, false},
-	{exchange.ErrUnavailable, "exchange_unavailable", codes.Unavailable, 503, true},
-	{exchange.ErrRefused, "exchange_refused", codes.FailedPrecondition, 502, false},
-	{exchange.ErrUnsafe, "exchange_unsafe", codes.Unavailable, 503, true},
-	{exchange.ErrBadResult, "exchange_bad_result", codes.Unavailable, 502, true},
-	{audit.ErrUnavailable, "audit_unavailable", codes.Unavailable, 503, true},
-	{context.DeadlineExceeded, "deadline_exceeded", codes.DeadlineExceeded, 504, true},
-	{context.Canceled, "canceled", codes.Canceled, 499, false},
-	{errNoSuchPath, "not_found", codes.NotFound, 404, false},
-	{errMethod, "method_not_allowed", codes.Unimplemented, 405, false},
-	{errors.New("anything else"), "internal", codes.Internal, 500, false},
+	{attest.ErrUsed, "proof_already_used", codes.Unauthenticated, 401, true, "IDPRejectedClaim 403", "invalid_request 400"},
+	{attest.ErrExpired, "proof_expired", codes.Unauthenticated, 401, false, "ExpiredTokenException 400", "invalid_request 400"},
+	{errTooLarge, "invalid_request", codes.InvalidArgument, 400, false, "RequestEntityTooLarge 413", "invalid_request 400"},
+	{errAction, "invalid_request", codes.InvalidArgument, 400, false, "InvalidAction 400", "invalid_request 400"},
+	{errParameter, "invalid_request", codes.InvalidArgument, 400, false, "MissingParameter 400", "invalid_request 400"},
+	{errRoleName, "invalid_request", codes.InvalidArgument, 400, false, "ValidationError 400", "invalid_target 400"},
+	{errGrantType, "invalid_request", codes.InvalidArgument, 400, false, "ValidationError 400", "unsupported_grant_type 400"},
+	{errClientAuth, "invalid_request", codes.InvalidArgument, 400, false, "ValidationError 400", "invalid_client 401"},
+	{errTarget, "invalid_request", codes.InvalidArgument, 400, false, "ValidationError 400", "invalid_target 400"},
+	{errForwarded, "invalid_request", codes.InvalidArgument, 400, false, "ValidationError 400", "invalid_request 400"},
+	{attest.ErrMalformed, "unauthenticated", codes.Unauthenticated, 401, false, "InvalidIdentityToken 400", "invalid_request 400"},
+	{attest.ErrRejected, "unauthenticated", codes.Unauthenticated, 401, false, "InvalidIdentityToken 400", "invalid_request 400"},
+	{attest.ErrUnavailable, "identity_provider_unavailable", codes.Unavailable, 503, true, "IDPCommunicationError 400", "temporarily_unavailable 503"},
+	{policy.ErrDenied, "permission_denied", codes.PermissionDenied, 403, false, "AccessDenied 403", "invalid_target 400"},
+	{policy.ErrInvalidPolicy, "invalid_policy", codes.InvalidArgument, 400, false, "MalformedPolicyDocument 400", "invalid_request 400"},
+	{policy.ErrPolicyTooLarge, "policy_too_large", codes.InvalidArgument, 400, false, "PackedPolicyTooLarge 400", "invalid_request 400"},
+	{policy.ErrPolicyWider, "policy_too_wide", codes.InvalidArgument, 400, false, "MalformedPolicyDocument 400", "invalid_request 400"},
+	{policy.ErrInvalidTTL, "invalid_ttl", codes.InvalidArgument, 400, false, "ValidationError 400", "invalid_request 400"},
+	{broker.ErrInvalidRequest, "invalid_request", codes.InvalidArgument, 400, false, "ValidationError 400", "invalid_request 400"},
+	{broker.ErrBusy, "overloaded", codes.Unavailable, 503, true, "ServiceUnavailable 503", "temporarily_unavailable 503"},
+	{cache.ErrBusy, "overloaded", codes.Unavailable, 503, true, "ServiceUnavailable 503", "temporarily_unavailable 503"},
+	{broker.ErrRateLimited, "rate_limited", codes.ResourceExhausted, 429, true, "Throttling 400", "temporarily_unavailable 429"},
+	{broker.ErrUnknownRequest, "not_found", codes.NotFound, 404, false, "InvalidAction 404", "invalid_request 404"},
+	{exchange.ErrUnavailable, "exchange_unavailable", codes.Unavailable, 503, true, "ServiceUnavailable 503", "temporarily_unavailable 503"},
+	{exchange.ErrRefused, "exchange_refused", codes.FailedPrecondition, 502, false, "InternalFailure 500", "server_error 502"},
+	{exchange.ErrUnsafe, "exchange_unsafe", codes.Unavailable, 503, true, "ServiceUnavailable 503", "temporarily_unavailable 503"},
+	{exchange.ErrBadResult, "exchange_bad_result", codes.Unavailable, 502, true, "InternalFailure 500", "server_error 502"},
+	{audit.ErrUnavailable, "audit_unavailable", codes.Unavailable, 503, true, "ServiceUnavailable 503", "temporarily_unavailable 503"},
+	{context.DeadlineExceeded, "deadline_exceeded", codes.DeadlineExceeded, 504, true, "ServiceUnavailable 503", "temporarily_unavailable 504"},
+	{context.Canceled, "canceled", codes.Canceled, 499, false, "ServiceUnavailable 503", "temporarily_unavailable 499"},
+	{errNoSuchPath, "not_found", codes.NotFound, 404, false, "InvalidAction 404", "invalid_request 404"},
+	{errMethod, "method_not_allowed", codes.Unimplemented, 405, false, "MethodNotAllowed 405", "invalid_request 405"},
+	{errors.New("anything else"), "internal", codes.Internal, 500, false, "InternalFailure 500", "server_error 500"},
 }
 
-func TestEveryErrorOverBothTransports(t *testing.T) {
+func TestEveryErrorOverEveryTransport(t *testing.T) {
 	for _, row := range table {
 		if !slices.ContainsFunc(wantErrors, func(w wantError) bool { return errors.Is(w.sentinel, row.sentinel) }) {
 			t.Errorf("no test for %v", row.sentinel)
@@ -88,6 +101,7 @@ func TestEveryErrorOverBothTransports(t *testing.T) {
 			}
 			checkHTTPError(t, base, want.code, want.http, want.retry)
 			checkGRPCError(t, client, want.code, want.grpc, want.retry)
+			checkSDKErrors(t, base, want)
 		})
 	}
 }
@@ -165,6 +179,50 @@ func checkGRPCError(t *testing.T, client brokerv1.CredentialBrokerServiceClient,
 	}
 }
 
+// checkSDKErrors holds the answers of the three surfaces for SDKs against what each one's protocol has.
+func checkSDKErrors(t *testing.T, base string, want wantError) {
+	form := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "X-Request-Id": {"req-3"}}
+	check := func(surface string, a answer, code, wantCode string, message string) {
+		t.Helper()
+		if got := fmt.Sprint(code, " ", a.status); got != wantCode || message == "" || a.header.Get("X-Credbroker-Error") != want.code ||
+			a.header.Get("X-Request-Id") != "req-3" || a.header.Get("Cache-Control") != "no-store" || (a.header.Get("Retry-After") != "") != want.retry {
+			t.Errorf("%s: %s %q %v, want %s", surface, got, message, a.header, wantCode)
+		}
+		if strings.Contains(a.body, cause) {
+			t.Errorf("%s: the cause got out: %s", surface, a.body)
+		}
+	}
+	a := send(t, "POST", base+"/sts", form.Clone(), webIdentity)
+	var sts struct {
+		XMLName   xml.Name `xml:"https://sts.amazonaws.com/doc/2011-06-15/ ErrorResponse"`
+		Type      string   `xml:"Error>Type"`
+		Code      string   `xml:"Error>Code"`
+		Message   string   `xml:"Error>Message"`
+		RequestID string   `xml:"RequestId"`
+	}
+	if err := xml.Unmarshal([]byte(a.body), &sts); err != nil || sts.RequestID != "req-3" || a.header.Get("Content-Type") != "text/xml" || (sts.Type == "Receiver") != (a.status >= 500) {
+		t.Errorf("STS: %v %s", err, a.body)
+	}
+	check("STS", a, sts.Code, want.sts, sts.Message)
+
+	a = send(t, "GET", base+"/v1/container-credentials/reports", http.Header{"Authorization": {"x.y.z"}, "X-Request-Id": {"req-3"}}, "")
+	var container struct{ Code, Message string }
+	if err := json.Unmarshal([]byte(a.body), &container); err != nil {
+		t.Errorf("container: %v %s", err, a.body)
+	}
+	check("container", a, container.Code, fmt.Sprint(want.code, " ", want.http), container.Message)
+
+	a = send(t, "POST", base+"/oauth/token", form.Clone(), tokenExchange)
+	var oauth struct {
+		Error       string
+		Description string `json:"error_description"`
+	}
+	if err := json.Unmarshal([]byte(a.body), &oauth); err != nil {
+		t.Errorf("token exchange: %v %s", err, a.body)
+	}
+	check("token exchange", a, oauth.Error, want.oauth, oauth.Description)
+}
+
 func TestUnknownAndForbiddenAreTheSame(t *testing.T) {
 	b := &fakeBroker{}
 	base, _ := httpServer(t, b)
@@ -232,6 +290,17 @@ func TestErrorsDocumentAgreesWithTheTable(t *testing.T) {
 		check(row.public)
 	}
 	check(internal)
+	for _, row := range append(table, struct {
+		sentinel error
+		public
+	}{nil, internal}) {
+		m := regexp.MustCompile("(?m)^\\| `" + row.code + "` \\| ([A-Za-z0-9, ]+) \\| ([a-z0-9_, ]+) \\|$").FindStringSubmatch(string(text))
+		for n, want := range []named{row.sts, row.oauth} {
+			if m == nil || !slices.Contains(strings.Split(m[n+1], ", "), fmt.Sprint(want.code, " ", want.status)) {
+				t.Errorf("%s: %q lacks %v", row.code, m, want)
+			}
+		}
+	}
 	if len(documented) != len(Codes()) {
 		t.Errorf("%d codes documented, %d exist: %v", len(documented), len(Codes()), Codes())
 	}

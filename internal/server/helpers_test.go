@@ -39,6 +39,7 @@ var _ Broker = (*broker.Broker)(nil)
 // fakeBroker answers with what it is given and remembers what it was asked.
 type fakeBroker struct {
 	panic any
+	short bool          // what is issued is too short-lived
 	block chan struct{} // calls wait for it, or for their context
 	calls chan struct{} // if set, gets one for each call that began
 
@@ -109,7 +110,9 @@ func (f *fakeBroker) Issue(ctx context.Context, req broker.Request) (broker.Issu
 	if err := f.answer(ctx, req); err != nil {
 		return broker.Issued{}, err
 	}
-	return issuedCredentials(), nil
+	issued := issuedCredentials()
+	issued.Short = f.short
+	return issued, nil
 }
 
 func (f *fakeBroker) ExplainAccess(ctx context.Context, req broker.Request) (broker.Access, error) {
@@ -149,6 +152,7 @@ type fakeDocuments struct{}
 func (fakeDocuments) Discovery() []byte {
 	return []byte(`{"issuer":"https://b","jwks_uri":"https://b/jwks"}`)
 }
+func (fakeDocuments) URL() string                 { return "https://b" }
 func (fakeDocuments) JWKS(context.Context) []byte { return []byte(`{"keys":[]}`) }
 
 // logged collects what was logged.
@@ -171,7 +175,7 @@ func (l *logged) String() string {
 
 func testOptions() (Options, *logged) {
 	out := &logged{}
-	return Options{Log: slog.New(slog.NewTextHandler(out, nil)), RequestTimeout: 5 * time.Second}, out
+	return Options{Log: slog.New(slog.NewTextHandler(out, nil)), RequestTimeout: 5 * time.Second, Account: "000000000000", Floors: Floors{20 * time.Minute, 21 * time.Minute, 22 * time.Minute}}, out
 }
 
 func listenLoopback(t testing.TB, files TLSFiles) *Listener {

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/credbroker/credbroker/internal/broker"
@@ -30,6 +31,8 @@ type IssuerDocuments interface {
 	Discovery() []byte
 	// JWKS is a JSON Web Key Set (RFC 7517).
 	JWKS(context.Context) []byte
+	// URL is the issuer's, without a "/" at its end.
+	URL() string
 }
 
 // NewGateway returns the HTTP server for gateways: the same API, but the only proof it takes is a gateway's word on a consumer
@@ -82,7 +85,20 @@ type httpAPI struct {
 	routes map[string]httpRoute
 	// gateway says that this is the listener for gateways.
 	gateway bool
+	// surface says how what no route answers is refused.
+	surface surface
+	short   sync.Map // roles of which the log has heard that they are too short-lived: as many as there are
 }
+
+// surface is a protocol with an error format of its own.
+type surface int
+
+const (
+	surfaceAPI surface = iota // the broker's own
+	surfaceSTS
+	surfaceContainer
+	surfaceOAuth
+)
 
 // httpCall is one request on its way.
 type httpCall struct {
@@ -91,25 +107,33 @@ type httpCall struct {
 	corr exchange.Correlation
 	// gateway says that the proof is a gateway's word on a consumer.
 	gateway bool
+	surface surface
 	body    []byte // as it was read
 }
 
 type httpRoute struct {
 	methods []string
 	serve   func(*httpAPI, context.Context, *httpCall) error
+	surface surface
 }
 
-// httpRoutes are all paths, compared byte for byte: nothing is cleaned, unescaped or redirected.
+// httpRoutes are all paths, compared byte for byte: nothing is cleaned, unescaped or redirected. One that ends in braces takes one
+// segment in their place.
 var httpRoutes = map[string]httpRoute{
-	"/v1/credentials":         {[]string{http.MethodPost}, (*httpAPI).issue},
-	"/v1/credentials/headers": {[]string{http.MethodGet, http.MethodPost}, (*httpAPI).issueHeaders},
-	"/v1/explain":             {[]string{http.MethodPost}, (*httpAPI).explain},
-	"/v1/roles":               {[]string{http.MethodGet}, (*httpAPI).roles},
-	"/v1/gateway/sessions":    {[]string{http.MethodPost}, (*httpAPI).openSession},
+	"/v1/credentials":         {methods: []string{http.MethodPost}, serve: (*httpAPI).issue},
+	"/v1/credentials/headers": {methods: []string{http.MethodGet, http.MethodPost}, serve: (*httpAPI).issueHeaders},
+	"/v1/explain":             {methods: []string{http.MethodPost}, serve: (*httpAPI).explain},
+	"/v1/roles":               {methods: []string{http.MethodGet}, serve: (*httpAPI).roles},
+	"/v1/gateway/sessions":    {methods: []string{http.MethodPost}, serve: (*httpAPI).openSession},
 
-	"/.well-known/openid-configuration": {readMethods, (*httpAPI).discovery},
-	"/jwks":                             {readMethods, (*httpAPI).jwks},
-	"/openapi.yaml":                     {readMethods, (*httpAPI).openAPI},
+	"/sts":         {[]string{http.MethodPost}, (*httpAPI).sts, surfaceSTS},
+	containerPath:  {[]string{http.MethodGet}, (*httpAPI).containerCredentials, surfaceContainer},
+	"/oauth/token": {[]string{http.MethodPost}, (*httpAPI).exchangeToken, surfaceOAuth},
+
+	"/.well-known/oauth-authorization-server": {methods: readMethods, serve: (*httpAPI).oauthMetadata},
+	"/.well-known/openid-configuration":       {methods: readMethods, serve: (*httpAPI).discovery},
+	"/jwks":                                   {methods: readMethods, serve: (*httpAPI).jwks},
+	"/openapi.yaml":                           {methods: readMethods, serve: (*httpAPI).openAPI},
 }
 
 // gatewayRoutes are those of the listener for gateways: all that is asked for is in the body, over which a gateway's MAC is.
@@ -132,7 +156,7 @@ var (
 )
 
 func (a *httpAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c := &httpCall{w: w, r: r, corr: correlationOfHTTP(r.Header), gateway: a.gateway}
+	c := &httpCall{w: w, r: r, corr: correlationOfHTTP(r.Header), gateway: a.gateway, surface: a.surface}
 	h := w.Header()
 	h[headerRequestID] = []string{c.corr.RequestID}
 	h["Cache-Control"] = noStore
@@ -171,10 +195,11 @@ func (a *httpAPI) admit(c *httpCall) error {
 }
 
 func (a *httpAPI) route(c *httpCall) error {
-	route, ok := a.routes[c.r.URL.Path]
+	route, ok := a.find(c.r.URL.Path)
 	if !ok || c.r.URL.RawPath != "" { // RawPath is set if the path came with escapes that it didn't need
 		return errNoSuchPath
 	}
+	c.surface = route.surface
 	if !slices.Contains(route.methods, c.r.Method) {
 		c.w.Header()["Allow"] = []string{strings.Join(route.methods, ", ")}
 		return errMethod
@@ -182,6 +207,14 @@ func (a *httpAPI) route(c *httpCall) error {
 	ctx, cancel := context.WithTimeout(c.r.Context(), a.opts.RequestTimeout)
 	defer cancel()
 	return route.serve(a, ctx, c)
+}
+
+func (a *httpAPI) find(path string) (httpRoute, bool) {
+	if route, ok := a.routes[path]; ok {
+		return route, true
+	}
+	route, ok := a.routes[path[:strings.LastIndexByte(path, '/')+1]+"{role}"]
+	return route, ok
 }
 
 func (a *httpAPI) issue(ctx context.Context, c *httpCall) error {
@@ -258,6 +291,17 @@ func (a *httpAPI) openSession(ctx context.Context, c *httpCall) error {
 	return c.writeJSON(sessionJSON{
 		opened.KeyID, base64.StdEncoding.EncodeToString([]byte(opened.Key.Reveal())), opened.Expires.UTC().Format(time.RFC3339), opened.Role, c.corr.RequestID,
 	})
+}
+
+// warnIfShort tells the caller, and the log once for a role, that a role doesn't live long enough for clients that renew early.
+func (a *httpAPI) warnIfShort(c *httpCall, i broker.Issued) {
+	if !i.Short {
+		return
+	}
+	c.w.Header()[headerWarning] = shortLived
+	if _, known := a.short.LoadOrStore(i.Role, nil); !known {
+		a.opts.Log.Warn("role is too short-lived for SDKs, which renew 5 to 15 minutes ahead: they will ask often", "request_id", c.corr.RequestID, "role", i.Role)
+	}
 }
 
 func (a *httpAPI) discovery(_ context.Context, c *httpCall) error {

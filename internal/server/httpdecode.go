@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"net/http"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -100,10 +99,7 @@ func (c *httpCall) request(b body) (broker.Request, error) {
 	if c.r.URL.RawQuery != "" || c.r.URL.ForceQuery {
 		return broker.Request{}, invalid("a query; all input is in the header and the body")
 	}
-	req := broker.Request{Correlation: c.corr}
-	if addr, err := netip.ParseAddrPort(c.r.RemoteAddr); err == nil {
-		req.Source = addr.Addr().Unmap()
-	}
+	req := broker.Request{Correlation: c.corr, Source: c.source()}
 	if c.gateway {
 		var err error
 		req.Proof, err = c.gatewayProof(b)
@@ -129,6 +125,15 @@ func (c *httpCall) request(b body) (broker.Request, error) {
 		req.Actor = &p
 	}
 	return req, nil
+}
+
+// source is the peer's address; the zero value on a Unix socket.
+func (c *httpCall) source() netip.Addr {
+	addr, err := netip.ParseAddrPort(c.r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr.Addr().Unmap()
 }
 
 // bearer returns the token of `Bearer token` (RFC 6750, section 2.1), or nothing if the header holds anything else:
@@ -167,6 +172,9 @@ func (c *httpCall) readJSON() ([]byte, error) {
 // smallBody is how much memory an announcement alone may take.
 const smallBody = 4 << 10
 
+// maxDropped is how much of a body that is too large is read and forgotten.
+const maxDropped = 16 << 20
+
 // readBody returns the whole body, and keeps it. Beyond smallBody, memory grows with what arrives, not with what is announced.
 func (c *httpCall) readBody() ([]byte, error) {
 	data, err := c.readAll()
@@ -176,7 +184,7 @@ func (c *httpCall) readBody() ([]byte, error) {
 
 func (c *httpCall) readAll() ([]byte, error) {
 	if c.r.ContentLength > maxBodyBytes {
-		return nil, invalid("the body is larger than 64 KiB")
+		return nil, c.tooLarge()
 	}
 	if n := c.r.ContentLength; n >= 0 && n <= smallBody { // net/http gives no more than was announced
 		data := make([]byte, n)
@@ -185,11 +193,21 @@ func (c *httpCall) readAll() ([]byte, error) {
 		}
 		return data, nil
 	}
-	data, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBodyBytes))
+	data, err := io.ReadAll(io.LimitReader(c.r.Body, maxBodyBytes+1))
 	if err != nil {
-		return nil, invalid("the body broke off or is larger than 64 KiB")
+		return nil, invalid("the body broke off")
+	}
+	if len(data) > maxBodyBytes {
+		return nil, c.tooLarge()
 	}
 	return data, nil
+}
+
+// tooLarge drops what is left of a body, up to maxDropped: a caller that is still sending when its connection ends doesn't read the
+// answer.
+func (c *httpCall) tooLarge() error {
+	_, _ = io.CopyN(io.Discard, c.r.Body, maxDropped)
+	return errTooLarge
 }
 
 var decoders sync.Pool // of *jsontext.Decoder

@@ -56,7 +56,10 @@ const (
 	headerSessionToken    = "X-Credbroker-Session-Token"     //nolint:gosec // a header's name
 	headerExpiresAt       = "X-Credbroker-Expires-At"
 	headerError           = "X-Credbroker-Error"
+	headerWarning         = "X-Credbroker-Warning"
 )
+
+var shortLived = []string{"short-lived"}
 
 func (c *httpCall) writeIssuedHeaders(i broker.Issued) {
 	h := c.w.Header()
@@ -68,9 +71,11 @@ func (c *httpCall) writeIssuedHeaders(i broker.Issued) {
 	c.w.WriteHeader(http.StatusNoContent)
 }
 
-func (c *httpCall) write(status int, body []byte) {
+func (c *httpCall) write(status int, body []byte) { c.writeAs(jsonType, status, body) }
+
+func (c *httpCall) writeAs(contentType []string, status int, body []byte) {
 	h := c.w.Header()
-	h["Content-Type"] = jsonType
+	h["Content-Type"] = contentType
 	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	c.w.WriteHeader(status)
 	_, _ = c.w.Write(body) // a caller that has gone learns nothing more
@@ -94,22 +99,38 @@ func (c *httpCall) writeStatic(contentType []string, data []byte) error {
 	return nil
 }
 
-// fail writes the answer to an error. Everything in it but the request ID comes from the table.
+// fail writes the answer to an error, as its surface has it. Everything in it but the request ID comes from the table.
 func (c *httpCall) fail(err error) {
 	p := publicOf(err)
+	status, contentType := p.http, jsonType
+	var body []byte
+	switch c.surface {
+	case surfaceSTS:
+		status, contentType, body = p.sts.status, xmlType, stsError(p, c.corr.RequestID)
+	case surfaceContainer:
+		body = containerError(p)
+	case surfaceOAuth:
+		status, body = p.oauth.status, oauthError(p)
+	default:
+		body = apiError(p, c.corr.RequestID)
+	}
 	h := c.w.Header()
 	h[headerError] = []string{p.code}
-	if p.http == http.StatusUnauthorized {
+	if status == http.StatusUnauthorized {
 		h["Www-Authenticate"] = []string{"Bearer"}
 	}
 	if p.retryable() {
 		h["Retry-After"] = []string{strconv.Itoa(int(p.retryAfter / time.Second))}
 	}
+	c.writeAs(contentType, status, body)
+}
+
+func apiError(p public, requestID string) []byte {
 	dst := appendString([]byte(`{"error":{"code":`), p.code)
 	dst = appendString(append(dst, `,"message":`...), p.message)
-	dst = appendString(append(dst, `,"request_id":`...), c.corr.RequestID)
+	dst = appendString(append(dst, `,"request_id":`...), requestID)
 	dst = strconv.AppendBool(append(dst, `,"retryable":`...), p.retryable())
-	c.write(p.http, append(dst, "}}"...))
+	return append(dst, "}}"...)
 }
 
 type accessJSON struct {

@@ -113,6 +113,8 @@ func (c openAPICheck) run(t *testing.T, method, path string, header http.Header,
 func TestOpenAPIHoldsForRequestsAndAnswers(t *testing.T) {
 	openapi3filter.RegisterBodyDecoder("application/yaml", openapi3filter.FileBodyDecoder)
 	defer openapi3filter.UnregisterBodyDecoder("application/yaml")
+	openapi3filter.RegisterBodyDecoder("text/xml", openapi3filter.PlainBodyDecoder)
+	defer openapi3filter.UnregisterBodyDecoder("text/xml")
 	_, router := openAPIDocument(t)
 	b := &fakeBroker{}
 	base, _ := httpServer(t, b)
@@ -142,6 +144,13 @@ func TestOpenAPIHoldsForRequestsAndAnswers(t *testing.T) {
 		{"GET", "/.well-known/openid-configuration", http.Header{}, ``, true},
 		{"GET", "/jwks", http.Header{}, ``, true},
 		{"GET", "/openapi.yaml", http.Header{}, ``, true},
+		{"GET", "/.well-known/oauth-authorization-server", http.Header{}, ``, true},
+		{"POST", "/sts", formHeader(), webIdentity, true},
+		{"POST", "/sts", formHeader(), webIdentity + "&DurationSeconds=900&RoleSessionName=app&Policy=%7B%7D", true},
+		{"GET", "/v1/container-credentials/reports", http.Header{"Authorization": {"x.y.z"}}, ``, true},
+		{"POST", "/oauth/token", formHeader(), tokenExchange, true},
+		{"POST", "/sts", formHeader(), webIdentity + "&RoleSessionName=a", false},
+		{"POST", "/oauth/token", formHeader(), strings.Replace(tokenExchange, "jwt", "saml2", 1), false},
 
 		{"POST", "/v1/credentials", bearerHeader("t"), `{}`, false},
 		{"POST", "/v1/credentials", bearerHeader("t"), ``, false},

@@ -53,12 +53,19 @@ const (
 	refusalTime      = 10 * time.Millisecond // for the message of a call that is refused
 )
 
-// Options are what the transports share. Every field is required.
+// Options are what the transports share. Every field but Floors is required.
 type Options struct {
 	Log *slog.Logger
 	// RequestTimeout bounds the time that one call may take, from its decoded request on.
 	RequestTimeout time.Duration
+	// Floors are the least life left of what is handed to SDKs, by surface; zero leaves it to the role.
+	Floors Floors
+	// Account is the AWS account, 12 digits, in the ARNs of STS answers.
+	Account string
 }
+
+// Floors are broker.Request.Floor of the surfaces that SDKs speak to.
+type Floors struct{ STS, Container, OAuth time.Duration }
 
 // Server is one listener with what answers on it.
 type Server struct {

@@ -1,0 +1,31 @@
+package config
+
+import "time"
+
+// STS is the STS query API for SDKs.
+type STS struct {
+	// Account is the AWS account in the ARNs of answers: 12 digits. Default 000000000000.
+	Account string `yaml:"account"`
+	// MinLeft is the least life left of what is handed out, as far as the role allows: 0s to 12h. Default 20m, since SDKs renew 5 to 15
+	// minutes ahead.
+	MinLeft time.Duration `yaml:"min_left"`
+}
+
+// Surface is another protocol of SDKs.
+type Surface struct {
+	// MinLeft is as that of STS.
+	MinLeft time.Duration `yaml:"min_left"`
+}
+
+const defaultMinLeft = 20 * time.Minute
+
+func defaultSTS() STS { return STS{Account: "000000000000", MinLeft: defaultMinLeft} }
+
+func (v *validator) sdk() {
+	if !awsAccount.MatchString(v.STS.Account) {
+		v.fault("sts.account", "%.32q; expected 12 digits, in quotes", v.STS.Account)
+	}
+	v.duration("sts.min_left", v.STS.MinLeft, 0, 12*time.Hour)
+	v.duration("container_credentials.min_left", v.ContainerCredentials.MinLeft, 0, 12*time.Hour)
+	v.duration("token_exchange.min_left", v.TokenExchange.MinLeft, 0, 12*time.Hour)
+}
