@@ -25,7 +25,6 @@ type engine struct {
 	*brokertest.Vault
 	iam    *iam
 	client *vault.Client
-	stop   func()
 }
 
 // start makes an engine whose leases last lease at first, and longest at all.
