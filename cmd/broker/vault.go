@@ -38,7 +38,7 @@ func vaultLogin(a config.VaultAuth) (vault.Login, error) {
 	case config.VaultCert:
 		return vault.Certificate{Mount: a.Mount, Role: a.Role}, nil
 	case config.VaultAWS:
-		return vault.AWS{Mount: a.Mount, Role: a.Role, Region: a.Region, ServerID: a.ServerID, AssumeRole: a.AssumeRole}, nil
+		return vault.AWS{Mount: a.Mount, Role: a.Role, Region: a.Region, ServerID: a.ServerID, AssumeRole: a.AssumeRole, STS: a.STSEndpoint}, nil
 	case config.VaultGCP:
 		return vault.GCP{Mount: a.Mount, Role: a.Role, ServiceAccount: a.ServiceAccount}, nil
 	case config.VaultAzure:

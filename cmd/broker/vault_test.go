@@ -91,7 +91,7 @@ func TestVaultSignsTheBrokersTokens(t *testing.T) {
 
 func TestVaultIdentityTokensReachMinIO(t *testing.T) {
 	v := brokertest.StartVault(t, brokertest.VaultOptions{})
-	env := []string{"MINIO_CLIENT_ID=" + brokertest.ClientID, "MINIO_POLICIES=reports-rw", "IDENTITY_ISSUER=" + v.URL, "IDENTITY_TTL=10m"}
+	env := []string{"CLIENT_ID=" + brokertest.ClientID, "POLICIES=reports-rw", "IDENTITY_ISSUER=" + v.URL, "IDENTITY_TTL=10m"}
 	v.Prepare(env, "identity", "approle")
 	w := newWorld(t)
 	w.minio = brokertest.NewMinIO(t, brokertest.MinIOOptions{IssuerURL: v.URL + "/v1/identity/oidc"})

@@ -7,9 +7,9 @@
 #   issuer      a Transit key that signs the broker's tokens (issuer.transit), rotated daily
 #   sealing     a Transit key that wraps what seals entries in Redis (redis.transit), rotated monthly
 #   identity    Vault's identity tokens for MinIO (exchangers.NAME.identity_role):
-#               MINIO_CLIENT_ID, MINIO_POLICIES (names with commas between), IDENTITY_ISSUER (Vault's URL as MinIO reaches it),
+#               CLIENT_ID, POLICIES (names with commas between), IDENTITY_ISSUER (Vault's URL as MinIO reaches it),
 #               IDENTITY_TTL (15m)
-#   certificates  client certificates for AssumeRoleWithCertificate, whose common name is a policy: MINIO_POLICIES, [CERTIFICATE_TTL (1h)];
+#   certificates  client certificates for AssumeRoleWithCertificate, whose common name is a policy: POLICIES, [CERTIFICATE_TTL (1h)];
 #               the root for MinIO is at GET pki/ca/pem
 #   parent      a place in KV version 2 for the key of a MinIO user: kv/credbroker/parent, with access_key_id and secret_access_key
 #   aws         the leases of aws/sts/credbroker, a role of an AWS engine that you configure
@@ -86,22 +86,22 @@ step_sealing() {
 }
 
 step_identity() {
-  : "${MINIO_CLIENT_ID:?}" "${MINIO_POLICIES:?}" "${IDENTITY_ISSUER:?}"
+  : "${CLIENT_ID:?}" "${POLICIES:?}" "${IDENTITY_ISSUER:?}"
   api POST identity/oidc/config "{\"issuer\":$(text "$IDENTITY_ISSUER")}" >/dev/null
-  api POST identity/oidc/key/credbroker "{\"algorithm\":\"ES256\",\"rotation_period\":\"24h\",\"verification_ttl\":\"24h\",\"allowed_client_ids\":[$(text "$MINIO_CLIENT_ID")]}"
-  api POST identity/oidc/role/credbroker "{\"key\":\"credbroker\",\"client_id\":$(text "$MINIO_CLIENT_ID"),\"ttl\":$(text "${IDENTITY_TTL:-15m}"),\"template\":$(text "{\"policy\":$(names "$MINIO_POLICIES")}")}"
+  api POST identity/oidc/key/credbroker "{\"algorithm\":\"ES256\",\"rotation_period\":\"24h\",\"verification_ttl\":\"24h\",\"allowed_client_ids\":[$(text "$CLIENT_ID")]}"
+  api POST identity/oidc/role/credbroker "{\"key\":\"credbroker\",\"client_id\":$(text "$CLIENT_ID"),\"ttl\":$(text "${IDENTITY_TTL:-15m}"),\"template\":$(text "{\"policy\":$(names "$POLICIES")}")}"
   allow credbroker-identity
 }
 
 step_certificates() {
-  : "${MINIO_POLICIES:?}"
+  : "${POLICIES:?}"
   mount sys/mounts/pki pki
   # A root for this alone: whoever it signs for may be any policy of MinIO's.
   [ -n "$(api GET pki/ca/pem 2>/dev/null)" ] || {
     api POST sys/mounts/pki/tune '{"max_lease_ttl":"87600h"}'
     api POST pki/root/generate/internal '{"common_name":"credbroker clients","key_type":"ec","key_bits":256,"ttl":"87600h"}' >/dev/null
   }
-  api POST pki/roles/credbroker "{\"allowed_domains\":$(names "$MINIO_POLICIES"),\"allow_bare_domains\":true,\"enforce_hostnames\":false,\"key_type\":\"ec\",\"key_bits\":256,\"server_flag\":false,\"client_flag\":true,\"allow_ip_sans\":false,\"allow_localhost\":false,\"no_store\":true,\"max_ttl\":$(text "${CERTIFICATE_TTL:-1h}")}" >/dev/null
+  api POST pki/roles/credbroker "{\"allowed_domains\":$(names "$POLICIES"),\"allow_bare_domains\":true,\"enforce_hostnames\":false,\"key_type\":\"ec\",\"key_bits\":256,\"server_flag\":false,\"client_flag\":true,\"allow_ip_sans\":false,\"allow_localhost\":false,\"no_store\":true,\"max_ttl\":$(text "${CERTIFICATE_TTL:-1h}")}" >/dev/null
   allow credbroker-certificates
 }
 

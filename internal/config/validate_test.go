@@ -148,6 +148,7 @@ func TestBounds(t *testing.T) {
 		{aVaultAuth("method: aws, role: r, region: eu-west-1, server_id: s"), aVaultAuth("method: aws, role: r, region: eu-west-1"), "vault.auth.server_id"},
 		{aVaultAuth("method: aws, role: r, region: eu-west-1, server_id: s"), aVaultAuth("method: aws, role: r, region: eu-west-1, server_id: 'a b'"), "vault.auth.server_id"},
 		{aVaultAuth("method: aws, role: r, region: eu-west-1, server_id: s, assume_role: 'arn:aws:iam::123456789012:role/x'"), aVaultAuth("method: aws, role: r, region: eu-west-1, server_id: s, assume_role: 'arn:aws:iam::1:role/x'"), "vault.auth.assume_role"},
+		{aVaultAuth("method: aws, role: r, region: eu-west-1, server_id: s, sts_endpoint: 'https://sts.example'"), aVaultAuth("method: aws, role: r, region: eu-west-1, server_id: s, sts_endpoint: 'http://sts.example'"), "vault.auth.sts_endpoint"},
 		{aVaultAuth("method: gcp, role: r, service_account: a@b.iam.gserviceaccount.com"), aVaultAuth("method: gcp, role: r, service_account: 'a/../b'"), "vault.auth.service_account"},
 		{aVaultAuth("method: azure, role: r, resource: 'https://management.azure.com/', vm: v"), aVaultAuth("method: azure, role: r"), "vault.auth.resource"},
 		{"shutdown: {drain: 60s}", "shutdown: {drain: 60001ms}", "shutdown.drain"},

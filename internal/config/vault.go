@@ -67,6 +67,9 @@ type VaultAuth struct {
 	Region string `yaml:"region"`
 	// ServerID is the auth method's iam_server_id_header_value. aws; required.
 	ServerID string `yaml:"server_id"`
+	// STSEndpoint is the https URL of the STS that is signed for, and where AssumeRole is called, without a path. aws. Default: AWS's own
+	// for the region.
+	STSEndpoint string `yaml:"sts_endpoint"`
 	// AssumeRole is the ARN of an AWS role to assume first. aws. Default none.
 	AssumeRole string `yaml:"assume_role"`
 	// ServiceAccount is the e-mail address of the Google service account that signs (type iam). gcp. Default none: the instance's identity
@@ -98,7 +101,7 @@ var vaultMethods = map[string]struct{ needs, takes []string }{
 	VaultJWT:        {needs: []string{"role", "token_file"}, takes: []string{"mount"}},
 	VaultKubernetes: {needs: []string{"role"}, takes: []string{"token_file", "mount"}},
 	VaultCert:       {takes: []string{"role", "mount"}},
-	VaultAWS:        {needs: []string{"role", "region", "server_id"}, takes: []string{"assume_role", "mount"}},
+	VaultAWS:        {needs: []string{"role", "region", "server_id"}, takes: []string{"assume_role", "sts_endpoint", "mount"}},
 	VaultGCP:        {needs: []string{"role"}, takes: []string{"service_account", "mount"}},
 	VaultAzure:      {needs: []string{"role", "resource"}, takes: []string{"subscription_id", "resource_group", "vm", "scale_set", "resource_id", "mount"}},
 }
@@ -129,7 +132,7 @@ func (a *VaultAuth) keys() map[string]string {
 	}
 	return map[string]string{
 		"mount": a.Mount, "role": a.Role, "token_file": a.TokenFile, "role_id_file": a.RoleIDFile, "secret_id_file": a.SecretIDFile,
-		"secret_id_wrapped": wrapped, "region": a.Region, "server_id": a.ServerID, "assume_role": a.AssumeRole,
+		"secret_id_wrapped": wrapped, "region": a.Region, "server_id": a.ServerID, "assume_role": a.AssumeRole, "sts_endpoint": a.STSEndpoint,
 		"service_account": a.ServiceAccount, "resource": a.Resource, "subscription_id": a.SubscriptionID,
 		"resource_group": a.ResourceGroup, "vm": a.VM, "scale_set": a.ScaleSet, "resource_id": a.ResourceID,
 	}
@@ -198,6 +201,9 @@ func (v *validator) vaultAuth() {
 	}
 	if a.ServerID != "" && !awsServerID.MatchString(a.ServerID) {
 		v.fault("vault.auth.server_id", "%.64q; expected at most 255 bytes of printable ASCII without spaces", a.ServerID)
+	}
+	if a.STSEndpoint != "" {
+		v.url("vault.auth.sts_endpoint", a.STSEndpoint, false, noPath)
 	}
 	if a.AssumeRole != "" && !awsRoleARN.MatchString(a.AssumeRole) {
 		v.fault("vault.auth.assume_role", "%.128q; expected arn:aws:iam::ACCOUNT:role/NAME", a.AssumeRole)

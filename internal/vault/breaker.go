@@ -72,12 +72,9 @@ func (p permit) done(s sign, now time.Time) {
 	}
 }
 
-// status tells that nothing is sent, if so.
-func (b *breaker) status() string {
+// open says that nothing is sent.
+func (b *breaker) open() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.failures < breakAfter {
-		return ""
-	}
-	return "it does not answer, or says that it can't: it is looked for twice a second"
+	return b.failures >= breakAfter
 }

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -30,10 +31,8 @@ type AWS struct {
 	ServerID string
 	// AssumeRole is the ARN of a role to assume first; none if empty.
 	AssumeRole string
-	// STS is the URL of the STS where the role is assumed; AWS's own for Region if empty.
+	// STS is the URL of the STS that is signed for, and where the role is assumed, such as a VPC endpoint's; AWS's own for Region if empty.
 	STS string
-	// HTTP sends AssumeRole; the SDK's own if nil.
-	HTTP *http.Client
 }
 
 func (l AWS) login(ctx context.Context, c *Client) (*session, error) {
@@ -50,11 +49,7 @@ func (l AWS) login(ctx context.Context, c *Client) (*session, error) {
 
 // keys finds credentials as the AWS CLI does: environment, files, and what an instance, a task or a pod is given.
 func (l AWS) keys(ctx context.Context) (aws.Credentials, error) {
-	options := []func(*config.LoadOptions) error{config.WithRegion(l.Region)}
-	if l.HTTP != nil {
-		options = append(options, config.WithHTTPClient(l.HTTP))
-	}
-	cfg, err := config.LoadDefaultConfig(ctx, options...)
+	cfg, err := config.LoadDefaultConfig(ctx, config.WithRegion(l.Region))
 	if err != nil {
 		return aws.Credentials{}, err
 	}
@@ -79,7 +74,7 @@ func (l AWS) sign(ctx context.Context, keys aws.Credentials, now time.Time) (map
 	if strings.HasPrefix(l.Region, "cn-") {
 		suffix += ".cn"
 	}
-	url := "https://sts." + l.Region + "." + suffix + "/"
+	url := cmp.Or(l.STS, "https://sts."+l.Region+"."+suffix) + "/"
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("the AWS region %q: %w", l.Region, err)

@@ -3,6 +3,7 @@ package vault_test
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -45,6 +46,23 @@ func TestAWSLogin(t *testing.T) {
 	refused(t, vault.Config{Address: v.URL, Login: wrong})
 	as("ASIAOTHER", "other-secret", "other-token")
 	refused(t, vault.Config{Address: v.URL, Login: l})
+
+	// Another role of AWS's, which may assume the one that Vault knows.
+	t.Setenv("AWS_CA_BUNDLE", sts.CAFile)
+	assuming := l
+	assuming.AssumeRole, assuming.STS = "arn:aws:iam::"+account+":role/broker", "https://"+sts.Addr
+	unavailable := run(t, vault.Config{Address: v.URL, Login: assuming})
+	brokertest.Eventually(t, 10*time.Second, "AWS's refusal", func() error {
+		if !strings.Contains(unavailable.Status(), "AccessDenied") {
+			return errors.New(unavailable.Status())
+		}
+		return nil
+	})
+	unavailable.stop()
+	sts.AddRole(brokertest.AWSRole{ARN: assuming.AssumeRole, Principal: "arn:aws:sts::" + account + ":assumed-role/other/i-2"})
+	r = run(t, vault.Config{Address: v.URL, Login: assuming})
+	r.ready(t)
+	reads(t, r)
 }
 
 // standIn is a login endpoint that knows the fields that Vault's does: for GCP and Azure, whose plug-ins ask clouds.

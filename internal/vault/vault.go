@@ -62,6 +62,8 @@ type Client struct {
 	transport *transport
 	breaker   breaker
 
+	cause atomic.Pointer[string] // of the last failure
+
 	current atomic.Pointer[session]
 	status  atomic.Pointer[string] // why there is no token, or why it isn't kept alive; nil if all is well
 	dead    chan *session          // tokens that Vault knows no more
@@ -205,6 +207,8 @@ func (c *Client) attempt(ctx context.Context, s *session, call Call) (Answer, er
 		return Answer{}, fmt.Errorf("the caller gave up: %w", ctx.Err())
 	default:
 		seen = away
+		cause := err.Error()
+		c.cause.Store(&cause)
 	}
 	return a, err
 }
@@ -268,7 +272,10 @@ func (c *Client) Status() string {
 	if c.current.Load() == nil {
 		return "not logged in yet"
 	}
-	return c.breaker.status()
+	if cause := c.cause.Load(); cause != nil && c.breaker.open() {
+		return *cause
+	}
+	return ""
 }
 
 // TokenEnds is when the token in force ends as it stands now; zero if there is none, or it has no end.

@@ -5,7 +5,7 @@ step() { printf '\n%s%s%s\n' "$bold" "$*" "$off"; }
 ok() { printf '  %sok%s  %s\n' "$green" "$off" "$*"; }
 fail() {
   printf '  %sFAILED%s  %s\n' "$red" "$off" "$*"
-  for log in broker minio kong/error; do
+  for log in broker minio kong/error vault redis; do
     [ -f "$work/$log.log" ] && { echo "--- the last of $log.log"; tail -n 15 "$work/$log.log"; }
   done
   exit 1

@@ -52,7 +52,7 @@ func put(t *testing.T, m *brokertest.MinIO, c exchange.Credentials) error {
 }
 
 func TestCertificatesOfVaultReachMinIO(t *testing.T) {
-	v, client := prepared(t, []string{"MINIO_POLICIES=reports-rw,Reports_ro.1"}, "certificates")
+	v, client := prepared(t, []string{"POLICIES=reports-rw,Reports_ro.1"}, "certificates")
 	_, root, err := v.Call("", http.MethodGet, "pki/ca/pem", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +109,7 @@ func TestCertificatesOfVaultReachMinIO(t *testing.T) {
 }
 
 func TestCertificateIsReplacedAtHalfItsLifeAndUsedToItsEnd(t *testing.T) {
-	v, client := prepared(t, []string{"MINIO_POLICIES=p"}, "certificates")
+	v, client := prepared(t, []string{"POLICIES=p"}, "certificates")
 	certificates := fromvault.NewCertificates(fromvault.CertificatesConfig{Client: client, Mount: "pki", Role: "credbroker", TTL: 8 * time.Second})
 	first, err := certificates.Certificate(t.Context(), "p")
 	if err != nil {
