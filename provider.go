@@ -48,6 +48,15 @@ func (p *awsProvider) AdjustExpiresBy(c aws.Credentials, _ time.Duration) (aws.C
 	return c, nil
 }
 
+// Current returns credentials of a role that are valid now, for clients that have no provider here. It keeps and renews them as the package's
+// documentation says: ask it before each use, or each second.
+//
+// Without valid credentials it waits for 15 seconds at most, or until ctx ends. Its errors are those of [Client.AWS].
+func (c *Client) Current(ctx context.Context, role string, opts ...RoleOption) (Credentials, error) {
+	got, _, err := c.current(ctx, newWant(role, opts))
+	return got, err
+}
+
 // MinIO returns a provider of a role's credentials for minio-go v7. It renews them as the package's documentation says; make one
 // for each role and use it everywhere:
 //

@@ -131,6 +131,19 @@ func TestEarlyRenewalWithMinIOProvider(t *testing.T) {
 	})
 }
 
+func TestEarlyRenewalWithCurrent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newStandIn(t)
+		useForAnHour(t, s, func() (string, error) {
+			got, err := c.Current(t.Context(), "reports")
+			if err == nil && !got.Expires.Equal(s.ends(got.AccessKeyID)) {
+				t.Errorf("%s ends at %s, not %s", got.AccessKeyID, s.ends(got.AccessKeyID), got.Expires)
+			}
+			return got.AccessKeyID, err
+		})
+	})
+}
+
 // Two minio-go clients that share a provider must not keep each other from seeing new credentials.
 func TestASharedMinIOProviderServesBoth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -44,31 +44,8 @@ func (f *clientFlags) register(c *cobra.Command) {
 
 // issue asks the broker for credentials.
 func (f *clientFlags) issue(c *cobra.Command, opts ...credbroker.RoleOption) (issued, error) {
-	if err := f.check(); err != nil {
-		return issued{}, &usageError{err, c.CommandPath()}
-	}
-	prover, err := f.proof.prover(c)
+	client, err := f.client(c)
 	if err != nil {
-		return issued{}, err
-	}
-	options := []credbroker.Option{credbroker.WithUserAgent("credbroker/" + versionText())}
-	if f.caFile != "" {
-		options = append(options, credbroker.WithCAFile(f.caFile))
-	}
-	if f.proof.kind == proofX509 {
-		options = append(options, credbroker.WithClientCertificateFiles(f.proof.certFile, f.proof.keyFile))
-	}
-	if f.plaintext {
-		options = append(options, credbroker.WithInsecurePlaintext())
-	}
-	client, err := credbroker.New(f.endpoint, prover, options...)
-	switch {
-	case errors.Is(err, credbroker.ErrEndpoint):
-		return issued{}, &usageError{errors.New("--endpoint must be a URL such as https://broker.internal:8443 or grpcs://broker.internal:9443"), c.CommandPath()}
-	case errors.Is(err, credbroker.ErrPlaintext):
-		scheme, _, _ := strings.Cut(f.endpoint, "://")
-		return issued{}, &usageError{fmt.Errorf("--endpoint is %s:// beyond this machine: use %[1]ss://, or say --insecure-plaintext", scheme), c.CommandPath()}
-	case err != nil:
 		return issued{}, err
 	}
 	defer client.Close() //nolint:errcheck // it always returns nil
@@ -84,6 +61,36 @@ func (f *clientFlags) issue(c *cobra.Command, opts ...credbroker.RoleOption) (is
 		return issued{}, errors.New("the broker's answer holds characters that mean something to a shell")
 	}
 	return answer, nil
+}
+
+// client is a client of the broker, to be closed.
+func (f *clientFlags) client(c *cobra.Command) (*credbroker.Client, error) {
+	if err := f.check(); err != nil {
+		return nil, &usageError{err, c.CommandPath()}
+	}
+	prover, err := f.proof.prover(c)
+	if err != nil {
+		return nil, err
+	}
+	options := []credbroker.Option{credbroker.WithUserAgent("credbroker/" + versionText())}
+	if f.caFile != "" {
+		options = append(options, credbroker.WithCAFile(f.caFile))
+	}
+	if f.proof.kind == proofX509 {
+		options = append(options, credbroker.WithClientCertificateFiles(f.proof.certFile, f.proof.keyFile))
+	}
+	if f.plaintext {
+		options = append(options, credbroker.WithInsecurePlaintext())
+	}
+	client, err := credbroker.New(f.endpoint, prover, options...)
+	switch {
+	case errors.Is(err, credbroker.ErrEndpoint):
+		return nil, &usageError{errors.New("--endpoint must be a URL such as https://broker.internal:8443 or grpcs://broker.internal:9443"), c.CommandPath()}
+	case errors.Is(err, credbroker.ErrPlaintext):
+		scheme, _, _ := strings.Cut(f.endpoint, "://")
+		return nil, &usageError{fmt.Errorf("--endpoint is %s:// beyond this machine: use %[1]ss://, or say --insecure-plaintext", scheme), c.CommandPath()}
+	}
+	return client, err
 }
 
 func (f *clientFlags) check() error {

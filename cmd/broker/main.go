@@ -73,7 +73,7 @@ Use it:                    broker get --role reports --format env`,
 	root.AddCommand(
 		newServeCommand(), newDevCommand(), newDevTokenCommand(), newAdminCommand(),
 		newCheckConfigCommand(), newCheckPolicyCommand(),
-		newGetCommand(), newCredentialProcessCommand(), newBenchCommand(), newProveCommand(),
+		newGetCommand(), newCredentialProcessCommand(), newAgentCommand(), newBenchCommand(), newProveCommand(),
 		newVersionCommand(),
 	)
 	asUsageErrors(root)

@@ -94,6 +94,32 @@ func TestUnitFitsTheExample(t *testing.T) {
 	}
 }
 
+// The agent's unit starts when there are credentials, waits for the broker for as long as it takes, and holds back what the broker's unit does.
+func TestAgentsUnit(t *testing.T) {
+	unit, brokers := settings(read(t, "deploy/systemd/credbroker-agent.service")), settings(read(t, unitFile))
+	for name, want := range map[string]string{
+		"Type": "notify", "TimeoutStartSec": "infinity", "DynamicUser": "yes", "CapabilityBoundingSet": "", "UMask": "0077", "EnvironmentFile": "/etc/credbroker/agent.env",
+		"ExecStart": "/usr/local/bin/broker agent --listen 127.0.0.1:8450 --authorization-file /etc/credbroker/agent.token",
+	} {
+		if got := unit[name]; !slices.Equal(got, []string{want}) {
+			t.Errorf("%s=%q, expected %q", name, got, want)
+		}
+	}
+	for name, want := range brokers {
+		if strings.HasPrefix(name, "Protect") || strings.HasPrefix(name, "Restrict") || strings.HasPrefix(name, "SystemCall") || name == "LimitCORE" || name == "MemorySwapMax" {
+			if !slices.Equal(unit[name], want) {
+				t.Errorf("%s=%q; the broker's has %q", name, unit[name], want)
+			}
+		}
+	}
+	steps := read(t, "docs/agent.md")
+	for _, file := range []string{unit["EnvironmentFile"][0], "/etc/credbroker/agent.token", "groupadd --system " + unit["SupplementaryGroups"][0]} {
+		if !strings.Contains(steps, file) {
+			t.Errorf("docs/agent.md doesn't make %s", file)
+		}
+	}
+}
+
 // composition is what these tests look at of a compose file.
 type composition struct {
 	Services map[string]struct {
