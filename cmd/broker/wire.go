@@ -19,6 +19,7 @@ import (
 	"github.com/credbroker/credbroker/internal/attest/awsiam"
 	"github.com/credbroker/credbroker/internal/attest/gateway"
 	"github.com/credbroker/credbroker/internal/attest/jwtproof"
+	"github.com/credbroker/credbroker/internal/attest/sigv4"
 	"github.com/credbroker/credbroker/internal/attest/x509proof"
 	"github.com/credbroker/credbroker/internal/audit"
 	"github.com/credbroker/credbroker/internal/broker"
@@ -298,11 +299,29 @@ func newRulebook(cfg *config.Config, backends map[string]policy.Backend, verifie
 			return broker.Rulebook{}, err
 		}
 	}
+	if verifiers[attest.KindSigV4], err = newSigV4Verifier(cfg.AccessKeys); err != nil {
+		return broker.Rulebook{}, err
+	}
 	return broker.Rulebook{
 		Verifiers: verifiers,
 		Rules:     rules,
 		LoadedAt:  time.Now(),
 	}, nil
+}
+
+func newSigV4Verifier(list []config.AccessKey) (*sigv4.Verifier, error) {
+	keys := make([]sigv4.Key, len(list))
+	for i, k := range list {
+		var err error
+		if keys[i], err = sigv4.ReadKey(k.Name, k.File); err != nil {
+			return nil, fmt.Errorf("access_keys[%d].file: %w", i, err)
+		}
+	}
+	v, err := sigv4.New(keys, nil)
+	if err != nil {
+		return nil, fmt.Errorf("access_keys: %w", err)
+	}
+	return v, nil
 }
 
 func newX509Verifier(authorities []config.X509, log *slog.Logger) (*x509proof.Verifier, error) {

@@ -24,6 +24,8 @@ const (
 	KindX509 Kind = "x509"
 	// KindGateway is a gateway's word on a consumer that it has verified, under the key of a session (GatewaySession).
 	KindGateway Kind = "gateway"
+	// KindSigV4 is a request for STS that was signed with an access key which the broker knows.
+	KindSigV4 Kind = "sigv4"
 )
 
 // The kinds of identities.
@@ -40,7 +42,12 @@ const (
 	KindSPIFFE Kind = "spiffe"
 	// KindKong is a consumer of Kong.
 	KindKong Kind = "kong"
+	// KindAccessKey is the holder of an access key of the configuration's.
+	KindAccessKey Kind = "access_key"
 )
+
+// IssuerAccessKeys is the issuer of KindAccessKey: the configuration vouches for its keys.
+const IssuerAccessKeys = "access_keys"
 
 // Errors of [Verifier.Verify]. The text wrapped around them is for the log alone; a caller learns only which of
 // the three it was, and of the first two not even that, unless it was ErrUsed or ErrExpired.
@@ -63,7 +70,7 @@ type Proof struct {
 	Kind Kind
 	// Data is the proof itself: for KindJWT the compact JWT (RFC 7519); for KindAWS what package awsiam says; for KindX509 the
 	// certificates that the connection's peer sent, in DER, one after the other, the leaf first: TLS has seen to it that the peer has
-	// the leaf's key, and to nothing else; for KindGateway what package gateway says.
+	// the leaf's key, and to nothing else; for KindGateway and KindSigV4 what packages gateway and sigv4 say.
 	Data secret.Secret
 }
 

@@ -4,14 +4,14 @@
 // only if they aren't empty.
 //
 //	time               required: RFC 3339, UTC, microseconds: when the call came in
-//	event              required: issue_credentials, explain_access, list_roles, open_gateway_session, admin_..., audit_interrupted
+//	event              required: issue_credentials, explain_access, list_roles, open_gateway_session, who_is, admin_..., audit_interrupted
 //	decision           required: allowed, denied, failed
 //	code               the error's code as in docs/errors.md
 //	request_id         required
 //	kong_request_id    Kong's ID of the same request
 //	traceparent        W3C Trace Context
 //	identity           who the proof showed; absent if it did not pass:
-//	  kind               required: what it is (oidc, aws, gcp, azure, kubernetes, spiffe, x509)
+//	  kind               required: what it is (oidc, aws, gcp, azure, kubernetes, spiffe, x509, access_key)
 //	  issuer             required: who vouches for the subject
 //	  tenant             separates subjects of one issuer
 //	  subject            required

@@ -189,6 +189,22 @@ func (b *Broker) ExplainAccess(ctx context.Context, req Request) (Access, error)
 	return b.access(ctx, req, eventExplain)
 }
 
+// WhoIs tells a caller who it is to the broker, and nothing of roles. Its errors are those of ExplainAccess but for ErrRateLimited.
+func (b *Broker) WhoIs(ctx context.Context, req Request) (attest.Identity, error) {
+	var id attest.Identity
+	err := b.decide(req, eventWhoIs, func(book *Rulebook, d *decision) error {
+		if err := b.identify(ctx, book, req, d); err != nil {
+			return err
+		}
+		id = *d.Identity
+		return nil
+	})
+	if err != nil {
+		return attest.Identity{}, err
+	}
+	return id, nil
+}
+
 // ListRoles lists the roles the caller may use. Its errors are those of ExplainAccess.
 func (b *Broker) ListRoles(ctx context.Context, req Request) ([]policy.RoleInfo, error) {
 	access, err := b.access(ctx, req, eventList)

@@ -20,6 +20,7 @@ const (
 	eventList    = "list_roles"
 	eventRenew   = "renew_credentials"
 	eventGateway = "open_gateway_session"
+	eventWhoIs   = "who_is"
 )
 
 var errNoProof = fmt.Errorf("%w: no proof, or of a kind that isn't configured", attest.ErrMalformed)

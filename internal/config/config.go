@@ -33,6 +33,8 @@ type Config struct {
 	AWS AWS `yaml:"aws"`
 	// X509 says which client certificates are taken as proof; at most 64. Default none, and then listeners ask for none by themselves.
 	X509 []X509 `yaml:"x509"`
+	// AccessKeys are keys whose holders prove themselves to the STS query API by signing with them; at most 64. Default none.
+	AccessKeys []AccessKey `yaml:"access_keys"`
 	// Vault is where the broker gets what it shall not hold itself. Default none.
 	Vault Vault `yaml:"vault"`
 	// Exchangers are the back-ends that credentials come from, by name (^[a-z0-9][a-z0-9_-]{0,62}$); at most 64.

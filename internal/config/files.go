@@ -54,6 +54,9 @@ func (c *Config) files() []namedFile {
 			namedFile{path: a.BundleFile, key: at + ".bundle_file", reload: true},
 			namedFile{path: a.CRLFile, key: at + ".crl_file", reload: true})
 	}
+	for n, k := range c.AccessKeys {
+		out = append(out, namedFile{path: k.File, key: index("access_keys", n) + ".file", reload: true, least: 1, most: 4096})
+	}
 	for name, e := range c.Exchangers {
 		at := join("exchangers", name)
 		out = append(out,

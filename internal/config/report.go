@@ -25,6 +25,9 @@ func (c *Config) Warnings() []string {
 			warn("%s (%s): keys are fetched in plaintext: whoever is on the way can make tokens", index("issuers", n), i.Name)
 		}
 	}
+	for n, k := range c.AccessKeys {
+		warn("%s.file: it holds a key that lasts for as long as it stands there: whoever reads it is %s", index("access_keys", n), k.Name)
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Exchangers)) {
 		e := c.Exchangers[name]
 		if plaintextURL(e.Endpoint) {
@@ -86,7 +89,7 @@ func (c *Config) Warnings() []string {
 }
 
 // NeedsRestart are the keys, sorted, whose values differ from those that the process was started with and that take effect
-// at a restart alone: all but issuers, aws, x509 and roles; of x509 whether there is any.
+// at a restart alone: all but issuers, aws, x509, access_keys and roles; of x509 whether there is any.
 func (c *Config) NeedsRestart(started *Config) []string {
 	is, was := c.values(), started.values()
 	var out []string
@@ -110,6 +113,7 @@ func (c *Config) values() map[string]any {
 	clone := *c
 	clone.Exchangers = maps.Clone(c.Exchangers) // walk writes to it
 	clone.AWS = AWS{}                           // takes effect at once
+	clone.AccessKeys = nil                      // so do these
 	clone.X509 = nil                            // so does this, once listeners ask for certificates
 	out["x509"] = len(c.X509) > 0
 	walk(fieldsOf(&clone), "", func(path string, v reflect.Value) {

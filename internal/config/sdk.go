@@ -11,6 +11,15 @@ type STS struct {
 	MinLeft time.Duration `yaml:"min_left"`
 }
 
+// AccessKey is a key whose holder proves itself by signing STS requests with it. It lasts for as long as it stands there: whoever has it
+// is its subject.
+type AccessKey struct {
+	// Name is ^[a-z0-9][a-z0-9_-]{0,62}$ and unique: the identity's subject. Required.
+	Name string `yaml:"name"`
+	// File holds the key, for secret.ReadAccessKey. Required.
+	File string `yaml:"file"`
+}
+
 // Surface is another protocol of SDKs.
 type Surface struct {
 	// MinLeft is as that of STS.
@@ -22,6 +31,15 @@ const defaultMinLeft = 20 * time.Minute
 func defaultSTS() STS { return STS{Account: "000000000000", MinLeft: defaultMinLeft} }
 
 func (v *validator) sdk() {
+	if v.count("access_keys", len(v.AccessKeys), 0, 64) {
+		names := map[string]string{}
+		for n, k := range v.AccessKeys {
+			path := index("access_keys", n)
+			v.name(path+".name", k.Name)
+			v.unique(path+".name", k.Name, names)
+			v.required(path+".file", k.File)
+		}
+	}
 	if !awsAccount.MatchString(v.STS.Account) {
 		v.fault("sts.account", "%.32q; expected 12 digits, in quotes", v.STS.Account)
 	}

@@ -33,6 +33,7 @@ var (
 	errGrantType  = invalid("the grant type is not token exchange")
 	errClientAuth = invalid("the client tried to authenticate")
 	errTarget     = invalid("no target, or targets that are not one role")
+	errSigned     = fmt.Errorf("%w: a signed request", attest.ErrRejected)
 	errForwarded  = invalid("the request was forwarded, or its target is a whole URI")
 )
 
@@ -83,6 +84,7 @@ var table = []struct {
 }{
 	{attest.ErrUsed, public{"proof_already_used", "this proof was used before, and is for a single use: make another", codes.Unauthenticated, 401, time.Second, named{"IDPRejectedClaim", 403}, badRequest}},
 	{attest.ErrExpired, public{"proof_expired", "the proof of identity has expired: bring a fresh one", codes.Unauthenticated, 401, 0, named{"ExpiredTokenException", 400}, badRequest}},
+	{errSigned, public{"unauthenticated", "the request is not signed, or its signature, key or time is not one that is accepted", codes.Unauthenticated, 401, 0, named{"SignatureDoesNotMatch", 403}, badRequest}},
 	{attest.ErrMalformed, unauthenticated},
 	{attest.ErrRejected, unauthenticated},
 	{attest.ErrUnavailable, public{"identity_provider_unavailable", "the proof can't be verified now: its issuer's keys, or the memory of used proofs, are out of reach", codes.Unavailable, 503, 2 * time.Second, named{"IDPCommunicationError", 400}, unavailable}},

@@ -46,6 +46,7 @@ type wantError struct {
 var wantErrors = []wantError{
 	{attest.ErrUsed, "proof_already_used", codes.Unauthenticated, 401, true, "IDPRejectedClaim 403", "invalid_request 400"},
 	{attest.ErrExpired, "proof_expired", codes.Unauthenticated, 401, false, "ExpiredTokenException 400", "invalid_request 400"},
+	{errSigned, "unauthenticated", codes.Unauthenticated, 401, false, "SignatureDoesNotMatch 403", "invalid_request 400"},
 	{errTooLarge, "invalid_request", codes.InvalidArgument, 400, false, "RequestEntityTooLarge 413", "invalid_request 400"},
 	{errAction, "invalid_request", codes.InvalidArgument, 400, false, "InvalidAction 400", "invalid_request 400"},
 	{errParameter, "invalid_request", codes.InvalidArgument, 400, false, "MissingParameter 400", "invalid_request 400"},

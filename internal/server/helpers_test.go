@@ -119,6 +119,10 @@ func (f *fakeBroker) ExplainAccess(ctx context.Context, req broker.Request) (bro
 	return broker.Access{Identity: someone(), Roles: someRoles()}, f.answer(ctx, req)
 }
 
+func (f *fakeBroker) WhoIs(ctx context.Context, req broker.Request) (attest.Identity, error) {
+	return attest.Identity{Kind: attest.KindAccessKey, Issuer: attest.IssuerAccessKeys, Subject: "vault"}, f.answer(ctx, req)
+}
+
 func (f *fakeBroker) ListRoles(ctx context.Context, req broker.Request) ([]policy.RoleInfo, error) {
 	return someRoles(), f.answer(ctx, req)
 }

@@ -210,6 +210,9 @@ func (a *httpAPI) route(c *httpCall) error {
 }
 
 func (a *httpAPI) find(path string) (httpRoute, bool) {
+	if path == "/sts/" { // what AWS's older SDKs make of an endpoint with the path /sts
+		path = "/sts"
+	}
 	if route, ok := a.routes[path]; ok {
 		return route, true
 	}

@@ -20,6 +20,7 @@ import (
 type Broker interface {
 	Issue(ctx context.Context, req broker.Request) (broker.Issued, error)
 	ExplainAccess(ctx context.Context, req broker.Request) (broker.Access, error)
+	WhoIs(ctx context.Context, req broker.Request) (attest.Identity, error)
 	ListRoles(ctx context.Context, req broker.Request) ([]policy.RoleInfo, error)
 	OpenGatewaySession(ctx context.Context, req broker.Request) (broker.GatewayKey, error)
 	ExplainDecision(requestID string) (broker.Explained, error)

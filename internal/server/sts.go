@@ -3,7 +3,11 @@ package server
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/xml"
+	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -38,43 +42,83 @@ func (a *httpAPI) sts(ctx context.Context, c *httpCall) error {
 	if err != nil {
 		return err
 	}
-	if f["Action"] == "AssumeRoleWithWebIdentity" && f["Version"] == stsVersion {
+	if f["Version"] != stsVersion {
+		return errAction
+	}
+	switch f["Action"] {
+	case "AssumeRoleWithWebIdentity":
 		return a.assumeRoleWithWebIdentity(ctx, c, f)
+	case "AssumeRole":
+		return asSigned(a.assumeRole(ctx, c, f))
+	case "GetCallerIdentity":
+		return asSigned(a.callerIdentity(ctx, c, f))
 	}
 	return errAction
 }
 
 func (a *httpAPI) assumeRoleWithWebIdentity(ctx context.Context, c *httpCall, f form) error {
-	req, err := decodeWebIdentity(f)
+	req, err := decodeAssume(f, "WebIdentityToken")
 	if err != nil {
 		return err
 	}
 	if len(c.r.Header["Authorization"]) > 0 {
 		return invalid("more than one proof")
 	}
+	req.Proof = newProof(attest.KindJWT, f["WebIdentityToken"])
+	return a.assume(ctx, c, req, "AssumeRoleWithWebIdentity")
+}
+
+// assumeRole is for who signs with an access key of the configuration's.
+func (a *httpAPI) assumeRole(ctx context.Context, c *httpCall, f form) error {
+	req, err := decodeAssume(f, "")
+	if err != nil {
+		return err
+	}
+	req.Proof = c.signedProof()
+	return a.assume(ctx, c, req, "AssumeRole")
+}
+
+func (a *httpAPI) assume(ctx context.Context, c *httpCall, req broker.Request, action string) error {
 	req.Correlation, req.Source, req.Floor = c.corr, c.source(), a.opts.Floors.STS
 	issued, err := a.issued(ctx, req)
 	if err != nil {
 		return err
 	}
 	a.warnIfShort(c, issued)
-	c.writeAs(xmlType, 200, appendAssumed(issued, "AssumeRoleWithWebIdentity", a.opts.Account, req.Session, c.corr.RequestID))
+	c.writeAs(xmlType, 200, appendAssumed(issued, action, a.opts.Account, req.Session, c.corr.RequestID))
 	return nil
 }
 
-// decodeWebIdentity reads the parameters of AssumeRoleWithWebIdentity. Those that there are not, PolicyArns and ProviderId among them,
-// are refused: what narrows must not be lost in silence.
-func decodeWebIdentity(f form) (broker.Request, error) {
+// callerIdentity tells who signs with an access key who that is.
+func (a *httpAPI) callerIdentity(ctx context.Context, c *httpCall, f form) error {
+	if len(f) != 2 {
+		return invalid("a parameter that GetCallerIdentity doesn't have")
+	}
+	id, err := a.broker.WhoIs(ctx, broker.Request{Proof: c.signedProof(), Correlation: c.corr, Source: c.source()})
+	if err != nil {
+		return err
+	}
+	const action = "GetCallerIdentity"
+	var x xmlText
+	x.open(action, "Response")
+	x.WriteString("<" + action + "Result>")
+	x.element("Arn", "arn:aws:iam::"+a.opts.Account+":user/"+id.Subject)
+	x.element("UserId", id.Subject)
+	x.element("Account", a.opts.Account)
+	x.WriteString("</" + action + "Result>")
+	x.end(action, c.corr.RequestID)
+	c.writeAs(xmlType, 200, x.Bytes())
+	return nil
+}
+
+// decodeAssume reads the parameters of the actions that assume a role. Those that there are not here, PolicyArns, Tags and ExternalId among
+// them, are refused: what narrows must not be lost in silence. Proof is the parameter with the proof; empty if the request is signed.
+func decodeAssume(f form, proof string) (broker.Request, error) {
 	req := broker.Request{Session: stsSession}
-	var arn, token string
 	for name, value := range f {
 		var err error
 		switch name {
-		case "Action", "Version":
-		case "RoleArn":
-			arn = value
-		case "WebIdentityToken":
-			token = value
+		case "Action", "Version", "RoleArn":
 		case "Policy":
 			req.Policy = value
 		case "DurationSeconds":
@@ -84,21 +128,45 @@ func decodeWebIdentity(f form) (broker.Request, error) {
 				err = invalid("RoleSessionName is not 2 to 64 of A-Z a-z 0-9 _ + = , . @ -")
 			}
 		default:
-			err = invalid("a parameter that AssumeRoleWithWebIdentity doesn't have here")
+			if name != proof {
+				err = invalid("a parameter that the action doesn't have here")
+			}
 		}
 		if err != nil {
 			return broker.Request{}, err
 		}
 	}
-	if arn == "" || token == "" {
+	if f["RoleArn"] == "" || proof != "" && f[proof] == "" {
 		return broker.Request{}, errParameter
 	}
 	var err error
-	if req.Role, err = roleNamed(arn); err != nil {
-		return broker.Request{}, err
+	req.Role, err = roleNamed(f["RoleArn"])
+	return req, err
+}
+
+// asSigned is what a caller is told whose signed request was refused as a proof.
+func asSigned(err error) error {
+	if errors.Is(err, attest.ErrRejected) || errors.Is(err, attest.ErrMalformed) {
+		return fmt.Errorf("%w: %w", errSigned, err)
 	}
-	req.Proof = newProof(attest.KindJWT, token)
-	return req, nil
+	return err
+}
+
+// signedProof writes what was sent as the text that package sigv4 verifies: so the signature is over this very request.
+func (c *httpCall) signedProof() attest.Proof {
+	if len(c.r.Header["Authorization"]) == 0 {
+		return attest.Proof{}
+	}
+	lines := make([]string, 0, len(c.r.Header)+1)
+	lines = append(lines, "host:"+c.r.Host)
+	for name, values := range c.r.Header {
+		for _, value := range values {
+			lines = append(lines, strings.ToLower(name)+":"+value)
+		}
+	}
+	hash := sha256.Sum256(c.body)
+	head := []string{"credbroker-sigv4/1", c.r.Method, c.r.URL.Path, hex.EncodeToString(hash[:])}
+	return newProof(attest.KindSigV4, strings.Join(append(head, lines...), "\n"))
 }
 
 // isSessionName reports whether s is ^[A-Za-z0-9_+=,.@-]{2,64}$, as AWS has it.

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/xml"
 	"net/http"
 	"net/netip"
@@ -186,5 +188,54 @@ func TestShortLivedRolesAreToldOf(t *testing.T) {
 	b.short = false
 	if got := send(t, "POST", base+"/sts", formHeader(), webIdentity); got.header.Get("X-Credbroker-Warning") != "" {
 		t.Error("a warning of nothing")
+	}
+}
+
+func TestSTSSignedActions(t *testing.T) {
+	b := &fakeBroker{}
+	base, _ := httpServer(t, b)
+	signed := formHeader()
+	signed.Set("Authorization", "AWS4-HMAC-SHA256 Credential=a")
+	signed["X-Amz-Date"] = []string{"20260301T120000Z", "twice"}
+	const who = "Action=GetCallerIdentity&Version=2011-06-15"
+	got := send(t, "POST", base+"/sts/", signed.Clone(), who)
+	want := `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult><Arn>arn:aws:iam::000000000000:user/vault</Arn><UserId>vault</UserId><Account>000000000000</Account></GetCallerIdentityResult>`
+	if got.status != 200 || !strings.HasPrefix(got.body, want) {
+		t.Errorf("%d %s", got.status, got.body)
+	}
+	sum := sha256.Sum256([]byte(who))
+	req, _ := b.asked()
+	text := req.Proof.Data.Reveal()
+	if req.Proof.Kind != attest.KindSigV4 || !strings.HasPrefix(text, "credbroker-sigv4/1\nPOST\n/sts/\n"+hex.EncodeToString(sum[:])+"\nhost:"+strings.TrimPrefix(base, "http://")+"\n") || !req.Source.IsValid() {
+		t.Errorf("%q", text)
+	}
+	for _, line := range []string{"authorization:AWS4-HMAC-SHA256 Credential=a", "x-amz-date:20260301T120000Z", "x-amz-date:twice", "content-length:43", "content-type:application/x-www-form-urlencoded"} {
+		if !strings.Contains(text, "\n"+line) {
+			t.Errorf("it lacks %q: %q", line, text)
+		}
+	}
+	const assume = "Action=AssumeRole&Version=2011-06-15&RoleArn=reports&RoleSessionName=s-1&DurationSeconds=900&Policy=%7B%7D"
+	got = send(t, "POST", base+"/sts", signed.Clone(), assume)
+	if req, _ := b.asked(); got.status != 200 || !strings.HasPrefix(got.body, "<AssumeRoleResponse ") || req.Proof.Kind != attest.KindSigV4 || req.Role != "reports" || req.Session != "s-1" || req.TTL != 15*time.Minute || req.Policy != "{}" || req.Floor != 20*time.Minute {
+		t.Errorf("%d %s %+v", got.status, got.body, req)
+	}
+	for name, body := range map[string]string{
+		"a token beside the signature": assume + "&WebIdentityToken=a", "tags": assume + "&Tags.member.1.Key=a", "an external ID": assume + "&ExternalId=a", "more than there is": who + "&RoleArn=reports",
+	} {
+		if got := send(t, "POST", base+"/sts", signed.Clone(), body); !strings.Contains(got.body, "<Code>ValidationError</Code>") {
+			t.Errorf("%s: %d %s", name, got.status, got.body)
+		}
+	}
+	send(t, "POST", base+"/sts", formHeader(), who)
+	if req, _ := b.asked(); !req.Proof.Data.IsZero() {
+		t.Errorf("not signed: %+v", req) // which the pipeline refuses
+	}
+	for _, err := range []error{attest.ErrRejected, attest.ErrMalformed} {
+		b.fail(err)
+		for _, body := range []string{who, assume} {
+			if got := send(t, "POST", base+"/sts", signed.Clone(), body); got.status != 403 || !strings.Contains(got.body, "<Code>SignatureDoesNotMatch</Code>") {
+				t.Errorf("%v: %d %s", err, got.status, got.body)
+			}
+		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/credbroker/credbroker/internal/exchange"
@@ -26,28 +25,17 @@ type Keys interface {
 	Key(ctx context.Context) (Key, error)
 }
 
-// maxKeyFile bounds a file with a key, in bytes.
-const maxKeyFile = 4 << 10
-
-// KeyFile is the path of a JSON object {"access_key_id": ..., "secret_access_key": ...} and nothing else. It is read for each exchange:
+// KeyFile is the path of a file for secret.ReadAccessKey. It is read for each exchange:
 // one that is replaced is in force at once, both parts of it together.
 type KeyFile string
 
 // Key implements Keys.
 func (f KeyFile) Key(context.Context) (Key, error) {
-	data, err := secret.ReadFile(string(f), maxKeyFile)
+	id, key, err := secret.ReadAccessKey(string(f))
 	if err != nil {
 		return Key{}, fmt.Errorf("%w: parent's key: %w", exchange.ErrUnavailable, err)
 	}
-	var in struct {
-		AccessKeyID     string `json:"access_key_id"`
-		SecretAccessKey string `json:"secret_access_key"`
-	}
-	// The decoder's error may quote what it read.
-	if json.Unmarshal([]byte(data.Reveal()), &in, json.RejectUnknownMembers(true)) != nil || in.AccessKeyID == "" || in.SecretAccessKey == "" {
-		return Key{}, fmt.Errorf(`%w: parent's key: %s isn't {"access_key_id": ..., "secret_access_key": ...}`, exchange.ErrUnavailable, string(f))
-	}
-	return Key{AccessKeyID: in.AccessKeyID, SecretAccessKey: secret.New(in.SecretAccessKey)}, nil
+	return Key{AccessKeyID: id, SecretAccessKey: key}, nil
 }
 
 // AssumeRoleConfig configures an AssumeRole.
