@@ -14,7 +14,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
-	"github.com/aws/smithy-go"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -169,7 +168,11 @@ func assumeByQuery(endpoint string, a ask) (answer, string, error) {
 		in.DurationSeconds = aws.Int32(int32(a.ttl))
 	}
 	out, err := client.AssumeRoleWithWebIdentity(context.Background(), in)
-	if api := smithy.APIError(nil); errors.As(err, &api) {
+	var api interface {
+		error
+		ErrorCode() string
+	}
+	if errors.As(err, &api) {
 		if want, ok := stsCodes[code]; !ok || api.ErrorCode() != want {
 			return answer{}, code, fmt.Errorf("code %s is %s to the SDK", code, api.ErrorCode())
 		}
