@@ -161,6 +161,27 @@ func TestWhatPoliciesForbidIsRefusedWithoutAnotherLogin(t *testing.T) {
 	reads(t, r)
 }
 
+// TestPoliciesThatForbidEvenToLookDoNotMakeItLogInWithEachCall: without lookup-self a refusal can't be told from a lost token.
+func TestPoliciesThatForbidEvenToLookDoNotMakeItLogInWithEachCall(t *testing.T) {
+	t.Parallel()
+	v := startVault(t, brokertest.VaultOptions{})
+	login := appRole(t, v, time.Hour, time.Hour)
+	v.Write("auth/approle/role/broker", brokertest.VaultData{"token_no_default_policy": true})
+	r := run(t, vault.Config{Address: v.URL, Login: login})
+	r.ready(t)
+	for range 3 {
+		for range 5 {
+			if _, err := r.Do(t.Context(), vault.Call{Path: "kv/other"}); !errors.Is(err, vault.ErrRefused) {
+				t.Errorf("%v", err)
+			}
+		}
+		time.Sleep(1100 * time.Millisecond) // for so long the answer to a look counts
+	}
+	if n := r.events.count("login ok"); n > 2 {
+		t.Errorf("%d logins; expected 2 at most", n)
+	}
+}
+
 func TestSealedAndKilledVaultIsDoneWithoutAndFoundAgain(t *testing.T) {
 	t.Parallel()
 	v := startVault(t, brokertest.VaultOptions{})
@@ -281,6 +302,25 @@ func TestAnswersAreBoundedAndHeadersAreTheConfigurations(t *testing.T) {
 	if headers.Get("X-Vault-Namespace") != "team/a" || headers.Get("X-Vault-Token") != "hvs.mine" || headers.Get("X-Other") != "" || headers.Get("X-Vault-Request") != "true" {
 		t.Errorf("%v", headers)
 	}
+}
+
+func TestLoginsCarryNoTokenOfTheEnvironment(t *testing.T) {
+	t.Setenv("VAULT_TOKEN", "somebody-else's")
+	tokens := make(chan string, 1)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case tokens <- r.Header.Get("X-Vault-Token"):
+		default:
+		}
+		_, _ = w.Write([]byte(`{"auth":{"client_token":"hvs.x","lease_duration":600}}`))
+	}))
+	defer s.Close()
+	r := run(t, vault.Config{Address: s.URL, Login: vault.JWT{Mount: "jwt", Role: "r", Path: write(t, "jwt", "a.b.c")}})
+	r.ready(t)
+	if token := <-tokens; token != "" {
+		t.Errorf("the login carries %q", token)
+	}
+	r.stop()
 }
 
 func TestUnknownCertificateIsRefused(t *testing.T) {
