@@ -172,7 +172,9 @@ func (s *AWSSTS) begin(w http.ResponseWriter, action string, role AWSRole, form 
 	s.mu.Unlock()
 	w.Header().Set("Content-Type", "text/xml")
 	fmt.Fprintf(w, `<%[1]sResponse xmlns="%[2]s"><%[1]sResult><Credentials><AccessKeyId>%[3]s</AccessKeyId><SecretAccessKey>%[4]s</SecretAccessKey>`+
-		`<SessionToken>%[5]s</SessionToken><Expiration>%[6]s</Expiration></Credentials></%[1]sResult>`+
+		`<SessionToken>%[5]s</SessionToken><Expiration>%[6]s</Expiration></Credentials>`+
+		`<AssumedRoleUser><Arn>%[7]s</Arn><AssumedRoleId>%[8]s</AssumedRoleId></AssumedRoleUser></%[1]sResult>`+
 		`<ResponseMetadata><RequestId>00000000-0000-0000-0000-000000000000</RequestId></ResponseMetadata></%[1]sResponse>`,
-		action, STSNamespace, session.ID, session.Secret, session.SessionToken, session.Expires.Format(time.RFC3339))
+		action, STSNamespace, session.ID, session.Secret, session.SessionToken, session.Expires.Format(time.RFC3339),
+		session.Principal.ARN, session.Principal.UserID)
 }

@@ -89,8 +89,9 @@ func StartVault(t testing.TB, opts VaultOptions) *Vault {
 			}
 			roots = append(roots, pem...)
 		}
-		writeFile(t, filepath.Join(dir, "roots.pem"), roots)
-		v.env = []string{"SSL_CERT_FILE=" + filepath.Join(dir, "roots.pem"), "SSL_CERT_DIR=" + filepath.Join(dir, "none")}
+		file := filepath.Join(dir, "roots.pem")
+		writeFile(t, file, roots)
+		v.env = []string{"SSL_CERT_FILE=" + file, "SSL_CERT_DIR=" + filepath.Join(dir, "none"), "AWS_CA_BUNDLE=" + file} // the last is AWS's SDK's
 	}
 	t.Cleanup(func() {
 		v.Kill()
