@@ -72,7 +72,7 @@ Use it:                    broker get --role reports --format env`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{err, c.CommandPath()} })
 	root.AddCommand(
 		newServeCommand(), newDevCommand(), newDevTokenCommand(), newAdminCommand(),
-		newCheckConfigCommand(), newCheckPolicyCommand(),
+		newCheckConfigCommand(), newCheckPolicyCommand(), newConformanceCommand(),
 		newGetCommand(), newCredentialProcessCommand(), newAgentCommand(), newBenchCommand(), newProveCommand(),
 		newVersionCommand(),
 	)

@@ -129,7 +129,7 @@ func faultOf(err error) *fault {
 		switch {
 		case refusal.Retryable:
 			f.status, f.retryAfter = http.StatusServiceUnavailable, refusal.RetryAfter
-		case refusal.Code == credbroker.CodeUnauthenticated, refusal.Code == credbroker.CodeProofAlreadyUsed:
+		case refusal.Code == credbroker.CodeUnauthenticated, refusal.Code == credbroker.CodeProofExpired, refusal.Code == credbroker.CodeProofAlreadyUsed:
 			f.status = http.StatusUnauthorized
 		case refusal.Code == credbroker.CodePermissionDenied:
 			f.status = http.StatusForbidden

@@ -139,6 +139,7 @@ func TestHandlerTellsWhatBecameOfTheBroker(t *testing.T) {
 	}{
 		{refusal("permission_denied", false, 0), 403, `{"code":"permission_denied","message":"text (request r7)"}`, ""},
 		{refusal("unauthenticated", false, 0), 401, `"unauthenticated"`, ""},
+		{refusal("proof_expired", false, 0), 401, `"proof_expired"`, ""},
 		{refusal("proof_already_used", false, 0), 401, `"proof_already_used"`, ""},
 		{refusal("invalid_policy", false, 0), 400, `"invalid_policy"`, ""},
 		{refusal("overloaded", true, 1500*time.Millisecond), 503, `"overloaded"`, "2"},
