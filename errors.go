@@ -33,6 +33,8 @@ const (
 	CodePolicyTooWide               Code = "policy_too_wide"
 	CodeInvalidTTL                  Code = "invalid_ttl"
 	CodeInvalidRequest              Code = "invalid_request"
+	CodeInvalidS3Request            Code = "invalid_s3_request"
+	CodeUnsupportedS3Request        Code = "unsupported_s3_request"
 	CodeOverloaded                  Code = "overloaded"
 	CodeRateLimited                 Code = "rate_limited"
 	CodeNotFound                    Code = "not_found"

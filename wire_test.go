@@ -159,7 +159,7 @@ func TestTheCodesAreTheBrokers(t *testing.T) {
 		t.Fatal(err)
 	}
 	ours := map[string]bool{}
-	for _, m := range regexp.MustCompile(`Code = "([a-z_]+)"`).FindAllStringSubmatch(string(source), -1) {
+	for _, m := range regexp.MustCompile(`Code = "([a-z0-9_]+)"`).FindAllStringSubmatch(string(source), -1) {
 		ours[m[1]] = true
 		if !strings.Contains(string(docs), "| `"+m[1]+"` |") {
 			t.Errorf("docs/errors.md doesn't have %s", m[1])

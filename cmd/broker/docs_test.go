@@ -49,7 +49,7 @@ func TestExamplesAreSound(t *testing.T) {
 		t.Fatal(pages, err)
 	}
 	examples := 0
-	for _, page := range []string{"gateway", "kong", "exchangers", "vault"} {
+	for _, page := range []string{"gateway", "kong", "exchangers", "vault", "signing"} {
 		pages = append(pages, filepath.Join(brokertest.ModuleRoot(t), "docs", page+".md"))
 	}
 	for _, page := range pages {

@@ -34,6 +34,7 @@ import (
 	"github.com/credbroker/credbroker/internal/metrics"
 	"github.com/credbroker/credbroker/internal/policy"
 	"github.com/credbroker/credbroker/internal/redis"
+	"github.com/credbroker/credbroker/internal/s3"
 	"github.com/credbroker/credbroker/internal/seal"
 	"github.com/credbroker/credbroker/internal/secret"
 	"github.com/credbroker/credbroker/internal/vault"
@@ -358,7 +359,8 @@ func asBrokerExchangers(cfg *config.Config, exchangers map[string]exchange.Excha
 	out := make(map[string]broker.Exchanger, len(exchangers))
 	for name, x := range exchangers {
 		e := cfg.Exchangers[name]
-		out[name] = broker.Exchanger{Exchanger: x, Target: targetOf(e)}
+		endpoints, region := e.SignsFor()
+		out[name] = broker.Exchanger{Exchanger: x, Target: targetOf(e), S3: s3.Target{Endpoints: endpoints, Region: region}}
 	}
 	return out
 }

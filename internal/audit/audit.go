@@ -4,7 +4,8 @@
 // only if they aren't empty.
 //
 //	time               required: RFC 3339, UTC, microseconds: when the call came in
-//	event              required: issue_credentials, explain_access, list_roles, open_gateway_session, who_is, admin_..., audit_interrupted
+//	event              required: issue_credentials, explain_access, list_roles, open_gateway_session, sign_request,
+//	                   presign_url, who_is, admin_..., audit_interrupted
 //	decision           required: allowed, denied, failed
 //	code               the error's code as in docs/errors.md
 //	request_id         required
@@ -28,11 +29,15 @@
 //	access_key_id      of the credentials handed out, or the key ID of a gateway session
 //	expires            RFC 3339, UTC, microseconds: when they end
 //	result             hit or mint
+//	operations         what was to be signed, a list:
+//	  operation          required: its name in the S3 API
+//	  bucket, key        absent if there is none
+//	  source             what is copied: bucket, slash, key
 //	source_address     where the call came from
 //	latency_us         required: microseconds from request to this entry
 //	truncated          true if something was cut to the bounds below
 //
-// A string is at most 1024 bytes of the original. An identity and its actors have at most 64 attribute names and values
+// There are at most 16 operations. A string is at most 1024 bytes of the original. An identity and its actors have at most 64 attribute names and values
 // together, 16 KiB of them, and at most 4 actors. Whatever isn't printable is escaped, so that no string can end its line
 // or move a terminal's cursor.
 //
@@ -91,8 +96,19 @@ type Entry struct {
 	Result      string // hit or mint; empty if nothing was handed out
 	Exchanger   string // that minted them: a role's own, or its fall-back; with mint alone
 
+	// Operations are what was to be signed.
+	Operations []Operation
+
 	SourceAddress string
 	Latency       time.Duration // written as latency_us
+}
+
+// Operation is a request of the S3 API.
+type Operation struct {
+	Name        string // required: "GetObject"
+	Bucket, Key string
+	// Source is what a copy reads: "bucket/key".
+	Source string
 }
 
 // Log accepts entries.

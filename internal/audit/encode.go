@@ -17,6 +17,7 @@ const (
 	maxAttrs     = 64       // attribute names and values of an identity and its actors
 	maxAttrBytes = 16 << 10 // bytes of these, before escaping
 	maxActors    = 4        // actors behind actors
+	maxOps       = 16       // operations
 )
 
 // encoder appends one entry as JSON. It uses no reflection and allocates nothing but the line, since it runs for every call.
@@ -56,6 +57,10 @@ func appendEntry(buf []byte, e *Entry) []byte {
 	}
 	enc.optional("result", e.Result)
 	enc.optional("exchanger", e.Exchanger)
+	if len(e.Operations) > 0 {
+		enc.key("operations")
+		enc.operations(e.Operations)
+	}
 	enc.optional("source_address", e.SourceAddress)
 	enc.key("latency_us")
 	enc.buf = strconv.AppendInt(enc.buf, e.Latency.Microseconds(), 10)
@@ -85,6 +90,23 @@ func (enc *encoder) identity(id *attest.Identity, actors int) {
 		}
 	}
 	enc.buf = append(enc.buf, '}')
+}
+
+func (enc *encoder) operations(list []Operation) {
+	if len(list) > maxOps {
+		list, enc.truncated = list[:maxOps], true
+	}
+	separator := byte('[')
+	for i := range list {
+		enc.buf = append(append(enc.buf, separator), `{"operation":`...)
+		enc.string(list[i].Name)
+		enc.optional("bucket", list[i].Bucket)
+		enc.optional("key", list[i].Key)
+		enc.optional("source", list[i].Source)
+		enc.buf = append(enc.buf, '}')
+		separator = ','
+	}
+	enc.buf = append(enc.buf, ']')
 }
 
 // attributes appends what there is room for, sorted by name, so that the same identity gives the same text.

@@ -16,6 +16,7 @@ import (
 	"github.com/credbroker/credbroker/internal/cache"
 	"github.com/credbroker/credbroker/internal/exchange"
 	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/s3"
 )
 
 // Errors of the pipeline itself; those of attest, policy, exchange and audit come through it as they are.
@@ -103,6 +104,8 @@ type Exchanger struct {
 	exchange.Exchanger
 	// Target tells apart what credentials of exchangers with the same name are good for: the back-end's URL.
 	Target string
+	// S3 is where the credentials are good for requests to be signed; without endpoints, none are.
+	S3 s3.Target
 }
 
 // Rulebook is what a reload replaces as a whole: who is believed, and what they may do.
@@ -122,6 +125,7 @@ type Broker struct {
 	mints, accesses *perMinute
 	recent          *recentDecisions
 	renewals        *renewals
+	signer          *s3.Signer
 	busyLogged      atomic.Int64 // the second in which the last refusal for being busy was logged
 }
 
@@ -140,6 +144,7 @@ func New(cfg Config, book Rulebook) *Broker {
 		accesses: newPerMinute(cfg.MaxMints),
 		recent:   newRecentDecisions(),
 		renewals: newRenewals(),
+		signer:   s3.NewSigner(cfg.Now),
 	}
 	b.book.Store(&book)
 	return b

@@ -21,6 +21,8 @@ const (
 	eventRenew   = "renew_credentials"
 	eventGateway = "open_gateway_session"
 	eventWhoIs   = "who_is"
+	eventSign    = "sign_request"
+	eventPresign = "presign_url"
 )
 
 var errNoProof = fmt.Errorf("%w: no proof, or of a kind that isn't configured", attest.ErrMalformed)

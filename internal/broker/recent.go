@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/credbroker/credbroker/internal/audit"
@@ -8,6 +9,9 @@ import (
 
 // recentLimit is how many decisions of each sort are remembered for explaining: about 8 MB together at most.
 const recentLimit = 4096
+
+// recentOperations is how many operations of a decision are remembered, of 1 or 2 KB each.
+const recentOperations = 1
 
 // Recorded is a decision as it was taken.
 type Recorded struct {
@@ -30,6 +34,7 @@ func newRecentDecisions() *recentDecisions {
 
 func (r *recentDecisions) add(e audit.Entry, cause error) {
 	rec := Recorded{Entry: e}
+	rec.Operations = slices.Clip(e.Operations[:min(len(e.Operations), recentOperations)])
 	if cause != nil {
 		rec.Cause = clip(cause.Error())
 	}

@@ -26,12 +26,12 @@ const (
 
 // exchangerKeys are the keys that each kind takes, besides kind.
 var exchangerKeys = map[string][]string{
-	KindMinIOWebIdentity: {"endpoint", "insecure_plaintext", "ca_file", "timeout", "client_id", "allowed_policies", "dangerous", "identity_role", "caller_token"},
-	KindMinIOAssumeRole:  {"endpoint", "insecure_plaintext", "ca_file", "timeout", "dangerous", "parent_file", "vault", "region"},
-	KindMinIOCertificate: {"endpoint", "ca_file", "timeout", "allowed_policies", "dangerous", "cert_file", "key_file", "pki"},
-	KindAWSAssumeRole:    {"region", "endpoint", "ca_file", "timeout", "role_arn", "external_id", "source_identity"},
-	KindAWSWebIdentity:   {"region", "endpoint", "ca_file", "timeout", "role_arn", "client_id"},
-	KindVaultRead:        {"vault"},
+	KindMinIOWebIdentity: {"endpoint", "insecure_plaintext", "ca_file", "timeout", "client_id", "allowed_policies", "dangerous", "identity_role", "caller_token", "s3"},
+	KindMinIOAssumeRole:  {"endpoint", "insecure_plaintext", "ca_file", "timeout", "dangerous", "parent_file", "vault", "region", "s3"},
+	KindMinIOCertificate: {"endpoint", "ca_file", "timeout", "allowed_policies", "dangerous", "cert_file", "key_file", "pki", "s3"},
+	KindAWSAssumeRole:    {"region", "endpoint", "ca_file", "timeout", "role_arn", "external_id", "source_identity", "s3"},
+	KindAWSWebIdentity:   {"region", "endpoint", "ca_file", "timeout", "role_arn", "client_id", "s3"},
+	KindVaultRead:        {"vault", "s3"},
 }
 
 // Exchanger is a back-end that credentials come from. What a kind doesn't take is a fault.
@@ -85,6 +85,8 @@ type Exchanger struct {
 	// Vault is where in Vault credentials are read (vault-read), or the key of the parent user in place of ParentFile
 	// (minio-assume-role).
 	Vault VaultRead `yaml:"vault"`
+	// S3 is where requests are signed for.
+	S3 S3 `yaml:"s3"`
 }
 
 func (e *Exchanger) setDefaults() {
@@ -118,6 +120,7 @@ func (v *validator) exchangers() {
 			continue
 		}
 		v.onlyTakes(path, e.Kind, keys)
+		v.s3(path+".s3", &e)
 		if e.Kind == KindVaultRead {
 			v.vaultRead(path, &e)
 			continue
@@ -149,7 +152,7 @@ func (v *validator) onlyTakes(path, kind string, keys []string) {
 	seen := map[string]bool{"kind": true}
 	for _, written := range slices.Sorted(maps.Keys(v.origins)) {
 		rest, below := strings.CutPrefix(written, path+".")
-		key := rest[:len(rest)-len(strings.TrimLeft(rest, "abcdefghijklmnopqrstuvwxyz_"))]
+		key := rest[:len(rest)-len(strings.TrimLeft(rest, "abcdefghijklmnopqrstuvwxyz0123456789_"))]
 		if below && !seen[key] && !slices.Contains(keys, key) {
 			seen[key] = true
 			v.fault(join(path, key), "kind %s does not take it; it takes: %s", kind, strings.Join(keys, ", "))

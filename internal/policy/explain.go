@@ -21,7 +21,7 @@ func (r *Rules) Allowed(id attest.Identity) []RoleInfo {
 		if role.Gateway || role.admit(&id) != nil {
 			continue
 		}
-		if _, err := role.sessionPolicy(&id, ""); err != nil {
+		if _, _, err := role.sessionPolicy(&id, ""); err != nil {
 			continue
 		}
 		allowed = append(allowed, RoleInfo{role.Name, role.Description, role.TTL.Default, role.TTL.Max})

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/credbroker/credbroker/internal/policy/iam"
 )
 
 // Errors of [Rules.Resolve]. ErrDenied is the same for a role that doesn't exist and one that the identity may not
@@ -64,6 +66,10 @@ type Role struct {
 	// SessionTags are tags of AWS sessions, by key (^[A-Za-z0-9_.:/=+@-]{1,128}$, not beginning with aws:); at most 50. A value is text of at
 	// most 256 bytes with placeholders as in SessionPolicy. Only aws-assume-role honours them. Optional.
 	SessionTags map[string]string `yaml:"session_tags"`
+	// Operations are the S3 actions (^s3:[A-Za-z*?]{1,64}$), at most 64, that the role's credentials are kept to: short for a session
+	// policy that allows these on everything. Optional, and not beside SessionPolicy. The broker signs requests by roles that have one of the
+	// two; a session policy must then be without policy variables.
+	Operations []string `yaml:"operations"`
 	// TTL bounds how long credentials of this role live.
 	TTL TTL `yaml:"ttl"`
 
@@ -113,6 +119,8 @@ type Wanted struct {
 	Role string
 	// Gateway asks for a gateway session instead of credentials.
 	Gateway bool
+	// Signing asks for a grant that says which S3 requests may be signed by it (Grant.Permits).
+	Signing bool
 	// Policy is the caller's narrowing policy, an IAM policy document in JSON; empty if it wants none.
 	Policy string
 	// TTL is the life asked for; zero if the caller leaves it to the role.
@@ -137,6 +145,8 @@ type Grant struct {
 	Policies []string
 	// SessionPolicy is compact JSON, or empty.
 	SessionPolicy string
+	// Document is what SessionPolicy says, if Signing was asked for.
+	Document iam.Document
 	// SessionTags are sorted by key.
 	SessionTags []Tag
 	// Bound is the life asked for or configured, after the role's maximum: it does not move with the clock.
@@ -153,6 +163,12 @@ type Grant struct {
 
 // Tag is a tag of a session.
 type Tag struct{ Key, Value string }
+
+// Permits says whether a request that takes an action ("s3:GetObject") on a resource ("arn:aws:s3:::bucket/key", or "arn:aws:s3:::bucket/")
+// may be signed by the grant. Without Signing, none may.
+func (g Grant) Permits(action, resource string, values iam.Values) bool {
+	return g.Document.Evaluate(action, resource, values.Meets) == iam.Allowed
+}
 
 // Fault is one thing wrong with the configuration of roles.
 type Fault struct {

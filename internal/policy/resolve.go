@@ -30,9 +30,15 @@ func (r *Rules) Resolve(id attest.Identity, w Wanted) (Grant, error) {
 		return Grant{}, err
 	}
 	// Before the TTL: whom the template denies must not learn from another error that the role is there.
-	session, err := role.sessionPolicy(&id, w.Policy)
+	doc, session, err := role.sessionPolicy(&id, w.Policy)
 	if err != nil {
 		return Grant{}, err
+	}
+	if w.Signing && (role.template == nil || role.template.variables) {
+		return Grant{}, fmt.Errorf("%w: role %s has neither operations nor a session policy that could be evaluated for a signature", ErrDenied, role.Name)
+	}
+	if !w.Signing {
+		doc = iam.Document{}
 	}
 	tags, err := role.sessionTags(&id)
 	if err != nil {
@@ -65,6 +71,7 @@ func (r *Rules) Resolve(id attest.Identity, w Wanted) (Grant, error) {
 		Fallback:      role.Fallback,
 		Policies:      slices.Clone(role.Policies),
 		SessionPolicy: session,
+		Document:      doc,
 		SessionTags:   tags,
 		Bound:         bound,
 		TTL:           ttl,
@@ -125,36 +132,36 @@ func ttlError(format string, args ...any) error {
 // Without a template the caller's policy goes to the back-end as it is, rebuilt: there it is intersected with the role's
 // policies. With one, it takes the template's place, so it must be contained in it. The two are never put together: the
 // Allows of both would add up.
-func (r *role) sessionPolicy(id *attest.Identity, wanted string) (string, error) {
+func (r *role) sessionPolicy(id *attest.Identity, wanted string) (iam.Document, string, error) {
 	var doc iam.Document
 	var text string
 	if r.template != nil {
 		var err error
 		if doc, text, err = r.template.render(id); err != nil {
-			return "", fmt.Errorf("%w: the session policy of role %s: %w", ErrDenied, r.Name, err)
+			return iam.Document{}, "", fmt.Errorf("%w: the session policy of role %s: %w", ErrDenied, r.Name, err)
 		}
 	}
 	if wanted == "" {
-		return text, nil
+		return doc, text, nil
 	}
 	if r.sessionPolicyBytes == 0 {
-		return "", &InputError{ErrInvalidPolicy, "this role takes none"}
+		return iam.Document{}, "", &InputError{ErrInvalidPolicy, "this role takes none"}
 	}
 	narrowed, err := iam.Parse(wanted)
 	switch {
 	case errors.Is(err, iam.ErrTooLarge):
-		return "", &InputError{ErrPolicyTooLarge, err.Error()}
+		return iam.Document{}, "", &InputError{ErrPolicyTooLarge, err.Error()}
 	case err != nil:
-		return "", &InputError{ErrInvalidPolicy, err.Error()}
+		return iam.Document{}, "", &InputError{ErrInvalidPolicy, err.Error()}
 	}
 	narrowedText := narrowed.String()
 	if n := len(narrowedText); n > r.sessionPolicyBytes {
-		return "", &InputError{ErrPolicyTooLarge, fmt.Sprintf("%d bytes in canonical form, expected at most %d", n, r.sessionPolicyBytes)}
+		return iam.Document{}, "", &InputError{ErrPolicyTooLarge, fmt.Sprintf("%d bytes in canonical form, expected at most %d", n, r.sessionPolicyBytes)}
 	}
 	if r.template != nil {
 		if err := iam.Contains(doc, narrowed); err != nil {
-			return "", &InputError{ErrPolicyWider, err.Error()}
+			return iam.Document{}, "", &InputError{ErrPolicyWider, err.Error()}
 		}
 	}
-	return narrowedText, nil
+	return narrowed, narrowedText, nil
 }

@@ -143,7 +143,7 @@ func (c *compiler) role(path string, in Role) *role {
 		for _, f := range []struct {
 			key  string
 			used bool
-		}{{".exchanger", in.Exchanger != ""}, {".fallback", in.Fallback != ""}, {".policies", len(in.Policies) > 0}, {".session_policy", in.SessionPolicy != ""}, {".session_tags", len(in.SessionTags) > 0}} {
+		}{{".exchanger", in.Exchanger != ""}, {".fallback", in.Fallback != ""}, {".policies", len(in.Policies) > 0}, {".session_policy", in.SessionPolicy != ""}, {".operations", len(in.Operations) > 0}, {".session_tags", len(in.SessionTags) > 0}} {
 			if f.used {
 				c.fault(path+f.key, "the role is for gateways, which get no credentials by it; expected none")
 			}
@@ -155,9 +155,14 @@ func (c *compiler) role(path string, in Role) *role {
 	backend := c.backend(path+".exchanger", in.Exchanger, in)
 	c.policies(path+".policies", in.Policies, backend, in.Exchanger)
 	out.sessionPolicyBytes = backend.SessionPolicyBytes
-	if in.SessionPolicy != "" {
+	switch {
+	case in.SessionPolicy != "" && len(in.Operations) > 0:
+		c.fault(path+".operations", "there is a session_policy as well; expected one of the two")
+	case in.SessionPolicy != "":
 		out.template = c.template(path+".session_policy", in, backend, in.Exchanger)
-	} else if backend.NeedsSessionPolicy {
+	case len(in.Operations) > 0:
+		out.template = c.operations(path+".operations", in, backend, in.Exchanger)
+	case backend.NeedsSessionPolicy:
 		c.fault(path+".session_policy", "it is required: nothing else keeps what the exchanger %s gives to what the role is for", in.Exchanger)
 	}
 	out.tags = c.tags(path+".session_tags", in, backend, in.Exchanger)
@@ -200,6 +205,8 @@ func (c *compiler) fallback(path string, in Role, out *role, first Backend) Back
 	out.sessionPolicyBytes = min(out.sessionPolicyBytes, second.SessionPolicyBytes)
 	if in.SessionPolicy != "" {
 		c.template(path+".session_policy", in, second, in.Fallback)
+	} else if len(in.Operations) > 0 {
+		c.operations(path+".operations", in, second, in.Fallback)
 	} else if second.NeedsSessionPolicy && !first.NeedsSessionPolicy {
 		c.fault(path+".session_policy", "it is required: nothing else keeps what the fall-back %s gives to what the role is for", in.Fallback)
 	}
@@ -262,6 +269,23 @@ func (c *compiler) template(path string, in Role, backend Backend, exchanger str
 		c.fault(path, "%v", err)
 	}
 	return t
+}
+
+// operations is the template that they are short for.
+func (c *compiler) operations(path string, in Role, backend Backend, exchanger string) *template {
+	if len(in.Operations) > iam.MaxList {
+		c.fault(path, "%d of them, expected at most %d", len(in.Operations), iam.MaxList)
+		return nil
+	}
+	for i, action := range in.Operations {
+		if !iam.ValidAction(action) {
+			c.fault(fmt.Sprintf("%s[%d]", path, i), "%.64q; expected an action of S3, as in s3:GetObject", action)
+			return nil
+		}
+	}
+	actions := slices.Compact(slices.Sorted(slices.Values(in.Operations)))
+	in.SessionPolicy = iam.Document{Statements: []iam.Statement{{Effect: iam.Allow, Actions: actions, Resources: []string{iam.ARNPrefix + "*"}}}}.String()
+	return c.template(path, in, backend, exchanger)
 }
 
 // ttl checks the bounds and fills in the defaults.

@@ -24,6 +24,8 @@ type template struct {
 	// fixed is the whole as text if it has no placeholders.
 	fixed string
 	limit int
+	// variables says that it has policy variables, which the object store alone can fill in.
+	variables bool
 }
 
 // piece is a literal, or a placeholder: then literal is empty.
@@ -40,7 +42,7 @@ func parseTemplate(text, role string, limit int) (*template, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &template{doc: doc, texts: map[string][]piece{}, limit: limit}
+	t := &template{doc: doc, texts: map[string][]piece{}, limit: limit, variables: doc.HasVariables()}
 	shortest, err := doc.Replace(func(s string) (string, error) {
 		pieces, err := cut(s)
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/credbroker/credbroker/internal/cache"
 	"github.com/credbroker/credbroker/internal/exchange"
 	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/s3"
 )
 
 // Errors of the transports themselves.
@@ -89,7 +90,7 @@ var table = []struct {
 	{attest.ErrRejected, unauthenticated},
 	{attest.ErrUnavailable, public{"identity_provider_unavailable", "the proof can't be verified now: its issuer's keys, or the memory of used proofs, are out of reach", codes.Unavailable, 503, 2 * time.Second, named{"IDPCommunicationError", 400}, unavailable}},
 	// One answer for a role that doesn't exist and one that the caller may not use.
-	{policy.ErrDenied, public{"permission_denied", "the role doesn't exist or this identity may not use it", codes.PermissionDenied, 403, 0, named{"AccessDenied", 403}, named{"invalid_target", 400}}},
+	{policy.ErrDenied, public{"permission_denied", "the role doesn't exist, or this identity may not use it, or not for this", codes.PermissionDenied, 403, 0, named{"AccessDenied", 403}, named{"invalid_target", 400}}},
 	{policy.ErrInvalidPolicy, public{"invalid_policy", "the narrowing policy is not valid", codes.InvalidArgument, 400, 0, malformed, badRequest}},
 	{policy.ErrPolicyTooLarge, public{"policy_too_large", "the narrowing policy is too large", codes.InvalidArgument, 400, 0, named{"PackedPolicyTooLarge", 400}, badRequest}},
 	{policy.ErrPolicyWider, public{"policy_too_wide", "the narrowing policy allows more than the role does", codes.InvalidArgument, 400, 0, malformed, badRequest}},
@@ -103,6 +104,8 @@ var table = []struct {
 	{errTarget, invalidRequest("audience, resource and scope name no role, or more than one", validation, named{"invalid_target", 400})},
 	{errForwarded, invalidRequest("the request was forwarded, or its target is a whole URI: ask the broker directly", validation, badRequest)},
 	{broker.ErrInvalidRequest, public{"invalid_request", "the request doesn't have the documented form", codes.InvalidArgument, 400, 0, validation, badRequest}},
+	{s3.ErrInvalid, public{"invalid_s3_request", "a request to be signed is none that S3 takes", codes.InvalidArgument, 400, 0, validation, badRequest}},
+	{s3.ErrUnsupported, public{"unsupported_s3_request", "a request to be signed is of a sort that is not signed here", codes.Unimplemented, 501, 0, validation, badRequest}},
 	{broker.ErrBusy, overloaded},
 	{cache.ErrBusy, overloaded},
 	{broker.ErrRateLimited, public{"rate_limited", "too many costly calls by this identity within a minute", codes.ResourceExhausted, 429, 15 * time.Second, named{"Throttling", 400}, named{"temporarily_unavailable", 429}}},
@@ -132,6 +135,9 @@ func publicOf(err error) public {
 		p := table[i].public
 		// Only a caller that was authorised gets an InputError, and it is about that caller's own input.
 		if input, ok := errors.AsType[*policy.InputError](err); ok && errors.Is(input.Reason, table[i].sentinel) {
+			p.message += ": " + clip(strings.ToValidUTF8(input.Detail, "?"))
+		}
+		if input, ok := errors.AsType[*s3.InputError](err); ok && errors.Is(input.Reason, table[i].sentinel) {
 			p.message += ": " + clip(strings.ToValidUTF8(input.Detail, "?"))
 		}
 		return p

@@ -27,6 +27,7 @@ import (
 	"github.com/credbroker/credbroker/internal/cache"
 	"github.com/credbroker/credbroker/internal/exchange"
 	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/s3"
 	brokerv1 "github.com/credbroker/credbroker/proto/broker/v1"
 )
 
@@ -64,6 +65,8 @@ var wantErrors = []wantError{
 	{policy.ErrPolicyWider, "policy_too_wide", codes.InvalidArgument, 400, false, "MalformedPolicyDocument 400", "invalid_request 400"},
 	{policy.ErrInvalidTTL, "invalid_ttl", codes.InvalidArgument, 400, false, "ValidationError 400", "invalid_request 400"},
 	{broker.ErrInvalidRequest, "invalid_request", codes.InvalidArgument, 400, false, "ValidationError 400", "invalid_request 400"},
+	{s3.ErrInvalid, "invalid_s3_request", codes.InvalidArgument, 400, false, "ValidationError 400", "invalid_request 400"},
+	{s3.ErrUnsupported, "unsupported_s3_request", codes.Unimplemented, 501, false, "ValidationError 400", "invalid_request 400"},
 	{broker.ErrBusy, "overloaded", codes.Unavailable, 503, true, "ServiceUnavailable 503", "temporarily_unavailable 503"},
 	{cache.ErrBusy, "overloaded", codes.Unavailable, 503, true, "ServiceUnavailable 503", "temporarily_unavailable 503"},
 	{broker.ErrRateLimited, "rate_limited", codes.ResourceExhausted, 429, true, "Throttling 400", "temporarily_unavailable 429"},
@@ -266,7 +269,7 @@ func TestCodeOfNil(t *testing.T) {
 	}
 }
 
-var docRow = regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| (\\w+) \\| (\\d+) \\| (no|\\d+s) \\| ([^|]+) \\| ([^|]+) \\|$")
+var docRow = regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)` \\| (\\w+) \\| (\\d+) \\| (no|\\d+s) \\| ([^|]+) \\| ([^|]+) \\|$")
 
 func TestErrorsDocumentAgreesWithTheTable(t *testing.T) {
 	text, err := os.ReadFile("../../docs/errors.md")
@@ -306,7 +309,7 @@ func TestErrorsDocumentAgreesWithTheTable(t *testing.T) {
 		t.Errorf("%d codes documented, %d exist: %v", len(documented), len(Codes()), Codes())
 	}
 	for _, code := range Codes() {
-		if !regexp.MustCompile(`^[a-z_]+$`).MatchString(code) {
+		if !regexp.MustCompile(`^[a-z0-9_]+$`).MatchString(code) {
 			t.Errorf("%q is no code", code)
 		}
 	}

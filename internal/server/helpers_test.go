@@ -29,6 +29,7 @@ import (
 	"github.com/credbroker/credbroker/internal/broker"
 	"github.com/credbroker/credbroker/internal/exchange"
 	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/s3"
 	"github.com/credbroker/credbroker/internal/secret"
 )
 
@@ -47,6 +48,8 @@ type fakeBroker struct {
 	err  error
 	last broker.Request
 	n    int
+
+	signing broker.SignRequest
 }
 
 // fail is what the calls from now on end with.
@@ -132,6 +135,21 @@ func (f *fakeBroker) OpenGatewaySession(ctx context.Context, req broker.Request)
 		return broker.GatewayKey{}, err
 	}
 	return broker.GatewayKey{KeyID: "KEYID", Key: secret.New("\x00\xff-key"), Expires: issuedCredentials().Expires, Role: "kong"}, nil
+}
+
+func (f *fakeBroker) Sign(ctx context.Context, req broker.SignRequest) (broker.SignedRequests, error) {
+	f.mu.Lock()
+	f.signing = req
+	f.mu.Unlock()
+	if err := f.answer(ctx, req.Request); err != nil {
+		return broker.SignedRequests{}, err
+	}
+	return broker.SignedRequests{
+		Requests: []s3.Signed{{
+			Method: "GET", URL: "https://minio/b-1/k?x=y", Host: "minio", Path: "/b-1/k", Query: "x=y", Headers: map[string]string{"authorization": "AWS4 <\xff>"}, Expires: expires,
+		}},
+		AccessKeyID: "AKIATEST", Expires: expires, Role: "reports",
+	}, nil
 }
 
 func (f *fakeBroker) ExplainDecision(requestID string) (broker.Explained, error) {

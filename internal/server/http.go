@@ -125,6 +125,8 @@ var httpRoutes = map[string]httpRoute{
 	"/v1/explain":             {methods: []string{http.MethodPost}, serve: (*httpAPI).explain},
 	"/v1/roles":               {methods: []string{http.MethodGet}, serve: (*httpAPI).roles},
 	"/v1/gateway/sessions":    {methods: []string{http.MethodPost}, serve: (*httpAPI).openSession},
+	"/v1/sign":                {methods: []string{http.MethodPost}, serve: (*httpAPI).sign},
+	"/v1/presign":             {methods: []string{http.MethodPost}, serve: (*httpAPI).presign},
 
 	"/sts":         {[]string{http.MethodPost}, (*httpAPI).sts, surfaceSTS},
 	containerPath:  {[]string{http.MethodGet}, (*httpAPI).containerCredentials, surfaceContainer},
@@ -141,6 +143,8 @@ var gatewayRoutes = map[string]httpRoute{
 	"/v1/credentials": httpRoutes["/v1/credentials"],
 	"/v1/explain":     httpRoutes["/v1/explain"],
 	"/v1/roles":       httpRoutes["/v1/roles"],
+	"/v1/sign":        httpRoutes["/v1/sign"],
+	"/v1/presign":     httpRoutes["/v1/presign"],
 }
 
 var readMethods = []string{http.MethodGet, http.MethodHead}

@@ -23,6 +23,7 @@ type Broker interface {
 	WhoIs(ctx context.Context, req broker.Request) (attest.Identity, error)
 	ListRoles(ctx context.Context, req broker.Request) ([]policy.RoleInfo, error)
 	OpenGatewaySession(ctx context.Context, req broker.Request) (broker.GatewayKey, error)
+	Sign(ctx context.Context, req broker.SignRequest) (broker.SignedRequests, error)
 	ExplainDecision(requestID string) (broker.Explained, error)
 	ExplainIdentity(id attest.Identity, role string) broker.Explained
 }

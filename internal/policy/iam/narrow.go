@@ -78,19 +78,25 @@ const (
 )
 
 // Evaluate decides on an action ("s3:GetObject") on a resource ("arn:aws:s3:::bucket/key", or "arn:aws:s3:::bucket/" for
-// the bucket itself) as MinIO does. Whether a condition is met is for met to say; with nil, no condition is known to be
-// met or not, so that an Allow with one doesn't count and a Deny with one does.
-func (d Document) Evaluate(action, resource string, met func(Condition) bool) Decision {
+// the bucket itself) as MinIO does. Whether a condition is met is for met to say; nil stands for one that never knows. Of a condition of which
+// that isn't known, an Allow doesn't count and a Deny does.
+func (d Document) Evaluate(action, resource string, met func(Condition) Truth) Decision {
 	decision := ImplicitDeny
 	for _, s := range d.Statements {
 		if !s.matches(action, resource) {
 			continue
 		}
-		counts := s.Condition == nil || met != nil && met(s.Condition) || met == nil && s.Effect == Deny
+		counts := Met
+		if s.Condition != nil {
+			counts = Unknown
+			if met != nil {
+				counts = met(s.Condition)
+			}
+		}
 		switch {
-		case counts && s.Effect == Deny:
+		case s.Effect == Deny && counts != NotMet:
 			return ExplicitDeny
-		case counts:
+		case s.Effect == Allow && counts == Met:
 			decision = Allowed
 		}
 	}

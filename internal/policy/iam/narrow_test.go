@@ -126,13 +126,20 @@ func TestContainsKnowsMinIOsReading(t *testing.T) {
 	}
 }
 
+func truth(b bool) iam.Truth {
+	if b {
+		return iam.Met
+	}
+	return iam.NotMet
+}
+
 func TestEvaluate(t *testing.T) {
 	doc := parse(t, statement(theRole+`,{"Effect":"Allow","Action":"s3:GetObjectVersion","Resource":"arn:aws:s3:::old"}`))
-	yes := func(iam.Condition) bool { return true }
-	no := func(iam.Condition) bool { return false }
+	yes := func(iam.Condition) iam.Truth { return iam.Met }
+	no := func(iam.Condition) iam.Truth { return iam.NotMet }
 	for _, tc := range []struct {
 		action, resource string
-		met              func(iam.Condition) bool
+		met              func(iam.Condition) iam.Truth
 		want             iam.Decision
 	}{
 		{"s3:GetObject", "reports/alice/x", no, iam.Allowed},
@@ -144,7 +151,7 @@ func TestEvaluate(t *testing.T) {
 		{"s3:GetObject", "reports/bob/x", no, iam.ImplicitDeny},
 		{"s3:PutObject", "reports/alice/x", no, iam.ImplicitDeny},
 		{"s3:PutObject", "tmp/x", no, iam.ImplicitDeny},
-		{"s3:PutObject", "tmp/x", func(c iam.Condition) bool { return c["StringEquals"] != nil }, iam.Allowed},
+		{"s3:PutObject", "tmp/x", func(c iam.Condition) iam.Truth { return truth(c["StringEquals"] != nil) }, iam.Allowed},
 		{"s3:GetObject", "old/", no, iam.Allowed},
 		{"s3:getObject", "old/", no, iam.ImplicitDeny},
 	} {
@@ -197,7 +204,7 @@ func TestContainsIsSound(t *testing.T) {
 		}
 		accepted++
 		holds := rapid.SampledFrom([]string{"", "1", "2"}).Draw(t, "condition")
-		met := func(c iam.Condition) bool { return c["Bool"]["k"][0] == holds }
+		met := func(c iam.Condition) iam.Truth { return truth(c["Bool"]["k"][0] == holds) }
 		for _, action := range actions {
 			for _, resource := range resources {
 				arn := iam.ARNPrefix + resource

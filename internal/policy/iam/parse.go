@@ -205,8 +205,11 @@ func (p parser) list(field string, v any, check func(string) error) ([]string, e
 	return canonical(texts), nil
 }
 
+// ValidAction reports whether s is an action of S3 ("s3:GetObject", "s3:Get*").
+func ValidAction(s string) bool { return actionGrammar.MatchString(s) }
+
 func checkAction(s string) error {
-	if !actionGrammar.MatchString(s) {
+	if !ValidAction(s) {
 		return fmt.Errorf("it does not match %s", actionGrammar)
 	}
 	return nil

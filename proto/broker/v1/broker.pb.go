@@ -784,6 +784,523 @@ func (x *OpenGatewaySessionResponse) GetRequestId() string {
 	return ""
 }
 
+type SignRequestRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in IssueCredentialsRequest.
+	Proof *Proof `protobuf:"bytes,1,opt,name=proof,proto3" json:"proof,omitempty"`
+	// As in IssueCredentialsRequest.
+	ActorProof *Proof `protobuf:"bytes,2,opt,name=actor_proof,json=actorProof,proto3" json:"actor_proof,omitempty"`
+	// The role asked for; it has to have a session policy, or operations. Required.
+	Role string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
+	// 1 to 16.
+	Requests []*S3Request `protobuf:"bytes,4,rep,name=requests,proto3" json:"requests,omitempty"`
+	// How long the signatures shall be good: 1 to 60 whole seconds; 60 if absent.
+	Window        *durationpb.Duration `protobuf:"bytes,5,opt,name=window,proto3" json:"window,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignRequestRequest) Reset() {
+	*x = SignRequestRequest{}
+	mi := &file_broker_v1_broker_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignRequestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignRequestRequest) ProtoMessage() {}
+
+func (x *SignRequestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_v1_broker_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignRequestRequest.ProtoReflect.Descriptor instead.
+func (*SignRequestRequest) Descriptor() ([]byte, []int) {
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SignRequestRequest) GetProof() *Proof {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *SignRequestRequest) GetActorProof() *Proof {
+	if x != nil {
+		return x.ActorProof
+	}
+	return nil
+}
+
+func (x *SignRequestRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *SignRequestRequest) GetRequests() []*S3Request {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+func (x *SignRequestRequest) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+type SignRequestResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the requests.
+	Signed []*SignedRequest `protobuf:"bytes,1,rep,name=signed,proto3" json:"signed,omitempty"`
+	// Of the credentials that signed.
+	AccessKeyId string `protobuf:"bytes,2,opt,name=access_key_id,json=accessKeyId,proto3" json:"access_key_id,omitempty"`
+	// When the first of the signatures ends.
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// The role that was used.
+	Role          string `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignRequestResponse) Reset() {
+	*x = SignRequestResponse{}
+	mi := &file_broker_v1_broker_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignRequestResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignRequestResponse) ProtoMessage() {}
+
+func (x *SignRequestResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_v1_broker_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignRequestResponse.ProtoReflect.Descriptor instead.
+func (*SignRequestResponse) Descriptor() ([]byte, []int) {
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SignRequestResponse) GetSigned() []*SignedRequest {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+func (x *SignRequestResponse) GetAccessKeyId() string {
+	if x != nil {
+		return x.AccessKeyId
+	}
+	return ""
+}
+
+func (x *SignRequestResponse) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *SignRequestResponse) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *SignRequestResponse) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type PresignURLRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in IssueCredentialsRequest.
+	Proof *Proof `protobuf:"bytes,1,opt,name=proof,proto3" json:"proof,omitempty"`
+	// As in IssueCredentialsRequest.
+	ActorProof *Proof `protobuf:"bytes,2,opt,name=actor_proof,json=actorProof,proto3" json:"actor_proof,omitempty"`
+	// As in SignRequestRequest.
+	Role string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
+	// As in SignRequestRequest.
+	Requests []*S3Request `protobuf:"bytes,4,rep,name=requests,proto3" json:"requests,omitempty"`
+	// As in SignRequestRequest.
+	Window        *durationpb.Duration `protobuf:"bytes,5,opt,name=window,proto3" json:"window,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PresignURLRequest) Reset() {
+	*x = PresignURLRequest{}
+	mi := &file_broker_v1_broker_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PresignURLRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PresignURLRequest) ProtoMessage() {}
+
+func (x *PresignURLRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_v1_broker_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PresignURLRequest.ProtoReflect.Descriptor instead.
+func (*PresignURLRequest) Descriptor() ([]byte, []int) {
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PresignURLRequest) GetProof() *Proof {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *PresignURLRequest) GetActorProof() *Proof {
+	if x != nil {
+		return x.ActorProof
+	}
+	return nil
+}
+
+func (x *PresignURLRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *PresignURLRequest) GetRequests() []*S3Request {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+func (x *PresignURLRequest) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+type PresignURLResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the requests.
+	Signed []*SignedRequest `protobuf:"bytes,1,rep,name=signed,proto3" json:"signed,omitempty"`
+	// Of the credentials that signed.
+	AccessKeyId string `protobuf:"bytes,2,opt,name=access_key_id,json=accessKeyId,proto3" json:"access_key_id,omitempty"`
+	// When the first of the signatures ends.
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// The role that was used.
+	Role          string `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PresignURLResponse) Reset() {
+	*x = PresignURLResponse{}
+	mi := &file_broker_v1_broker_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PresignURLResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PresignURLResponse) ProtoMessage() {}
+
+func (x *PresignURLResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_v1_broker_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PresignURLResponse.ProtoReflect.Descriptor instead.
+func (*PresignURLResponse) Descriptor() ([]byte, []int) {
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PresignURLResponse) GetSigned() []*SignedRequest {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+func (x *PresignURLResponse) GetAccessKeyId() string {
+	if x != nil {
+		return x.AccessKeyId
+	}
+	return ""
+}
+
+func (x *PresignURLResponse) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *PresignURLResponse) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *PresignURLResponse) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// S3Request is a request to be signed. Nothing of it is escaped.
+type S3Request struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Method string                 `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	// Empty for the list of buckets.
+	Bucket string `protobuf:"bytes,2,opt,name=bucket,proto3" json:"bucket,omitempty"`
+	// Empty for what concerns a bucket as a whole.
+	Key string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	// Parameters; a sub-resource such as "uploads" has an empty value.
+	Query map[string]string `protobuf:"bytes,4,rep,name=query,proto3" json:"query,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Headers that are to be signed besides the signature's own, each of which the operation has to take.
+	Headers map[string]string `protobuf:"bytes,5,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// X-Amz-Content-Sha256: 64 digits of lower-case hex, UNSIGNED-PAYLOAD or STREAMING-UNSIGNED-PAYLOAD-TRAILER; UNSIGNED-PAYLOAD if empty.
+	PayloadHash string `protobuf:"bytes,6,opt,name=payload_hash,json=payloadHash,proto3" json:"payload_hash,omitempty"`
+	// Put the bucket's name before the host instead of into the path.
+	VirtualHost bool `protobuf:"varint,7,opt,name=virtual_host,json=virtualHost,proto3" json:"virtual_host,omitempty"`
+	// One of the exchanger's endpoints, "https://host[:port]"; its first if empty.
+	Endpoint      string `protobuf:"bytes,8,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *S3Request) Reset() {
+	*x = S3Request{}
+	mi := &file_broker_v1_broker_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *S3Request) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*S3Request) ProtoMessage() {}
+
+func (x *S3Request) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_v1_broker_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use S3Request.ProtoReflect.Descriptor instead.
+func (*S3Request) Descriptor() ([]byte, []int) {
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *S3Request) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *S3Request) GetBucket() string {
+	if x != nil {
+		return x.Bucket
+	}
+	return ""
+}
+
+func (x *S3Request) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *S3Request) GetQuery() map[string]string {
+	if x != nil {
+		return x.Query
+	}
+	return nil
+}
+
+func (x *S3Request) GetHeaders() map[string]string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *S3Request) GetPayloadHash() string {
+	if x != nil {
+		return x.PayloadHash
+	}
+	return ""
+}
+
+func (x *S3Request) GetVirtualHost() bool {
+	if x != nil {
+		return x.VirtualHost
+	}
+	return false
+}
+
+func (x *S3Request) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+// SignedRequest is to be sent as it is.
+type SignedRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Method string                 `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	// All of host, path and query, which are escaped.
+	Url   string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	Host  string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	Path  string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	Query string `protobuf:"bytes,5,opt,name=query,proto3" json:"query,omitempty"`
+	// All that were signed but for Host, by name in lower case.
+	Headers       map[string]string `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedRequest) Reset() {
+	*x = SignedRequest{}
+	mi := &file_broker_v1_broker_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedRequest) ProtoMessage() {}
+
+func (x *SignedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_v1_broker_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedRequest.ProtoReflect.Descriptor instead.
+func (*SignedRequest) Descriptor() ([]byte, []int) {
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SignedRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *SignedRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *SignedRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *SignedRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *SignedRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+func (x *SignedRequest) GetHeaders() map[string]string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
 // Identity is who the broker found a caller to be.
 type Identity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -806,7 +1323,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_broker_v1_broker_proto_msgTypes[11]
+	mi := &file_broker_v1_broker_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +1335,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[11]
+	mi := &file_broker_v1_broker_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +1348,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{11}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Identity) GetKind() string {
@@ -892,7 +1409,7 @@ type AttributeValues struct {
 
 func (x *AttributeValues) Reset() {
 	*x = AttributeValues{}
-	mi := &file_broker_v1_broker_proto_msgTypes[12]
+	mi := &file_broker_v1_broker_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1421,7 @@ func (x *AttributeValues) String() string {
 func (*AttributeValues) ProtoMessage() {}
 
 func (x *AttributeValues) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[12]
+	mi := &file_broker_v1_broker_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1434,7 @@ func (x *AttributeValues) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttributeValues.ProtoReflect.Descriptor instead.
 func (*AttributeValues) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{12}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AttributeValues) GetValues() []string {
@@ -940,7 +1457,7 @@ type Role struct {
 
 func (x *Role) Reset() {
 	*x = Role{}
-	mi := &file_broker_v1_broker_proto_msgTypes[13]
+	mi := &file_broker_v1_broker_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1469,7 @@ func (x *Role) String() string {
 func (*Role) ProtoMessage() {}
 
 func (x *Role) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_broker_proto_msgTypes[13]
+	mi := &file_broker_v1_broker_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1482,7 @@ func (x *Role) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Role.ProtoReflect.Descriptor instead.
 func (*Role) Descriptor() ([]byte, []int) {
-	return file_broker_v1_broker_proto_rawDescGZIP(), []int{13}
+	return file_broker_v1_broker_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Role) GetName() string {
@@ -1061,7 +1578,63 @@ const file_broker_v1_broker_proto_rawDesc = "" +
 	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x12\n" +
 	"\x04role\x18\x04 \x01(\tR\x04role\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x05 \x01(\tR\trequestId\"\xee\x02\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\"\xe8\x01\n" +
+	"\x12SignRequestRequest\x12&\n" +
+	"\x05proof\x18\x01 \x01(\v2\x10.broker.v1.ProofR\x05proof\x121\n" +
+	"\vactor_proof\x18\x02 \x01(\v2\x10.broker.v1.ProofR\n" +
+	"actorProof\x12\x12\n" +
+	"\x04role\x18\x03 \x01(\tR\x04role\x120\n" +
+	"\brequests\x18\x04 \x03(\v2\x14.broker.v1.S3RequestR\brequests\x121\n" +
+	"\x06window\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06window\"\xd9\x01\n" +
+	"\x13SignRequestResponse\x120\n" +
+	"\x06signed\x18\x01 \x03(\v2\x18.broker.v1.SignedRequestR\x06signed\x12\"\n" +
+	"\raccess_key_id\x18\x02 \x01(\tR\vaccessKeyId\x129\n" +
+	"\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x12\n" +
+	"\x04role\x18\x04 \x01(\tR\x04role\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\"\xe7\x01\n" +
+	"\x11PresignURLRequest\x12&\n" +
+	"\x05proof\x18\x01 \x01(\v2\x10.broker.v1.ProofR\x05proof\x121\n" +
+	"\vactor_proof\x18\x02 \x01(\v2\x10.broker.v1.ProofR\n" +
+	"actorProof\x12\x12\n" +
+	"\x04role\x18\x03 \x01(\tR\x04role\x120\n" +
+	"\brequests\x18\x04 \x03(\v2\x14.broker.v1.S3RequestR\brequests\x121\n" +
+	"\x06window\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06window\"\xd8\x01\n" +
+	"\x12PresignURLResponse\x120\n" +
+	"\x06signed\x18\x01 \x03(\v2\x18.broker.v1.SignedRequestR\x06signed\x12\"\n" +
+	"\raccess_key_id\x18\x02 \x01(\tR\vaccessKeyId\x129\n" +
+	"\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x12\n" +
+	"\x04role\x18\x04 \x01(\tR\x04role\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\"\x9e\x03\n" +
+	"\tS3Request\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x12\x16\n" +
+	"\x06bucket\x18\x02 \x01(\tR\x06bucket\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\x125\n" +
+	"\x05query\x18\x04 \x03(\v2\x1f.broker.v1.S3Request.QueryEntryR\x05query\x12@\n" +
+	"\aheaders\x18\x05 \x03(\v2!.broker.v1.S3Request.HeadersEntryB\x03\x80\x01\x01R\aheaders\x12!\n" +
+	"\fpayload_hash\x18\x06 \x01(\tR\vpayloadHash\x12!\n" +
+	"\fvirtual_host\x18\a \x01(\bR\vvirtualHost\x12\x1a\n" +
+	"\bendpoint\x18\b \x01(\tR\bendpoint\x1a8\n" +
+	"\n" +
+	"QueryEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
+	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x83\x02\n" +
+	"\rSignedRequest\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x12\x15\n" +
+	"\x03url\x18\x02 \x01(\tB\x03\x80\x01\x01R\x03url\x12\x12\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\x12\x12\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\x12\x19\n" +
+	"\x05query\x18\x05 \x01(\tB\x03\x80\x01\x01R\x05query\x12D\n" +
+	"\aheaders\x18\x06 \x03(\v2%.broker.v1.SignedRequest.HeadersEntryB\x03\x80\x01\x01R\aheaders\x1a:\n" +
+	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xee\x02\n" +
 	"\bIdentity\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x16\n" +
@@ -1083,12 +1656,15 @@ const file_broker_v1_broker_proto_rawDesc = "" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12:\n" +
 	"\vdefault_ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"defaultTtl\x122\n" +
-	"\amax_ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl2\xf5\x02\n" +
+	"\amax_ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl2\x8e\x04\n" +
 	"\x17CredentialBrokerService\x12[\n" +
 	"\x10IssueCredentials\x12\".broker.v1.IssueCredentialsRequest\x1a#.broker.v1.IssueCredentialsResponse\x12R\n" +
 	"\rExplainAccess\x12\x1f.broker.v1.ExplainAccessRequest\x1a .broker.v1.ExplainAccessResponse\x12F\n" +
 	"\tListRoles\x12\x1b.broker.v1.ListRolesRequest\x1a\x1c.broker.v1.ListRolesResponse\x12a\n" +
-	"\x12OpenGatewaySession\x12$.broker.v1.OpenGatewaySessionRequest\x1a%.broker.v1.OpenGatewaySessionResponseB;Z9github.com/credbroker/credbroker/proto/broker/v1;brokerv1b\x06proto3"
+	"\x12OpenGatewaySession\x12$.broker.v1.OpenGatewaySessionRequest\x1a%.broker.v1.OpenGatewaySessionResponse\x12L\n" +
+	"\vSignRequest\x12\x1d.broker.v1.SignRequestRequest\x1a\x1e.broker.v1.SignRequestResponse\x12I\n" +
+	"\n" +
+	"PresignURL\x12\x1c.broker.v1.PresignURLRequest\x1a\x1d.broker.v1.PresignURLResponseB;Z9github.com/credbroker/credbroker/proto/broker/v1;brokerv1b\x06proto3"
 
 var (
 	file_broker_v1_broker_proto_rawDescOnce sync.Once
@@ -1102,7 +1678,7 @@ func file_broker_v1_broker_proto_rawDescGZIP() []byte {
 	return file_broker_v1_broker_proto_rawDescData
 }
 
-var file_broker_v1_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_broker_v1_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_broker_v1_broker_proto_goTypes = []any{
 	(*Proof)(nil),                      // 0: broker.v1.Proof
 	(*PeerCertificate)(nil),            // 1: broker.v1.PeerCertificate
@@ -1115,51 +1691,79 @@ var file_broker_v1_broker_proto_goTypes = []any{
 	(*ListRolesResponse)(nil),          // 8: broker.v1.ListRolesResponse
 	(*OpenGatewaySessionRequest)(nil),  // 9: broker.v1.OpenGatewaySessionRequest
 	(*OpenGatewaySessionResponse)(nil), // 10: broker.v1.OpenGatewaySessionResponse
-	(*Identity)(nil),                   // 11: broker.v1.Identity
-	(*AttributeValues)(nil),            // 12: broker.v1.AttributeValues
-	(*Role)(nil),                       // 13: broker.v1.Role
-	nil,                                // 14: broker.v1.AwsRequest.HeadersEntry
-	nil,                                // 15: broker.v1.Identity.AttributesEntry
-	(*durationpb.Duration)(nil),        // 16: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 17: google.protobuf.Timestamp
+	(*SignRequestRequest)(nil),         // 11: broker.v1.SignRequestRequest
+	(*SignRequestResponse)(nil),        // 12: broker.v1.SignRequestResponse
+	(*PresignURLRequest)(nil),          // 13: broker.v1.PresignURLRequest
+	(*PresignURLResponse)(nil),         // 14: broker.v1.PresignURLResponse
+	(*S3Request)(nil),                  // 15: broker.v1.S3Request
+	(*SignedRequest)(nil),              // 16: broker.v1.SignedRequest
+	(*Identity)(nil),                   // 17: broker.v1.Identity
+	(*AttributeValues)(nil),            // 18: broker.v1.AttributeValues
+	(*Role)(nil),                       // 19: broker.v1.Role
+	nil,                                // 20: broker.v1.AwsRequest.HeadersEntry
+	nil,                                // 21: broker.v1.S3Request.QueryEntry
+	nil,                                // 22: broker.v1.S3Request.HeadersEntry
+	nil,                                // 23: broker.v1.SignedRequest.HeadersEntry
+	nil,                                // 24: broker.v1.Identity.AttributesEntry
+	(*durationpb.Duration)(nil),        // 25: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 26: google.protobuf.Timestamp
 }
 var file_broker_v1_broker_proto_depIdxs = []int32{
 	2,  // 0: broker.v1.Proof.aws_request:type_name -> broker.v1.AwsRequest
 	1,  // 1: broker.v1.Proof.peer_certificate:type_name -> broker.v1.PeerCertificate
-	14, // 2: broker.v1.AwsRequest.headers:type_name -> broker.v1.AwsRequest.HeadersEntry
+	20, // 2: broker.v1.AwsRequest.headers:type_name -> broker.v1.AwsRequest.HeadersEntry
 	0,  // 3: broker.v1.IssueCredentialsRequest.proof:type_name -> broker.v1.Proof
-	16, // 4: broker.v1.IssueCredentialsRequest.ttl:type_name -> google.protobuf.Duration
+	25, // 4: broker.v1.IssueCredentialsRequest.ttl:type_name -> google.protobuf.Duration
 	0,  // 5: broker.v1.IssueCredentialsRequest.actor_proof:type_name -> broker.v1.Proof
-	17, // 6: broker.v1.IssueCredentialsResponse.expires_at:type_name -> google.protobuf.Timestamp
+	26, // 6: broker.v1.IssueCredentialsResponse.expires_at:type_name -> google.protobuf.Timestamp
 	0,  // 7: broker.v1.ExplainAccessRequest.proof:type_name -> broker.v1.Proof
 	0,  // 8: broker.v1.ExplainAccessRequest.actor_proof:type_name -> broker.v1.Proof
-	11, // 9: broker.v1.ExplainAccessResponse.identity:type_name -> broker.v1.Identity
-	13, // 10: broker.v1.ExplainAccessResponse.roles:type_name -> broker.v1.Role
+	17, // 9: broker.v1.ExplainAccessResponse.identity:type_name -> broker.v1.Identity
+	19, // 10: broker.v1.ExplainAccessResponse.roles:type_name -> broker.v1.Role
 	0,  // 11: broker.v1.ListRolesRequest.proof:type_name -> broker.v1.Proof
 	0,  // 12: broker.v1.ListRolesRequest.actor_proof:type_name -> broker.v1.Proof
-	13, // 13: broker.v1.ListRolesResponse.roles:type_name -> broker.v1.Role
+	19, // 13: broker.v1.ListRolesResponse.roles:type_name -> broker.v1.Role
 	0,  // 14: broker.v1.OpenGatewaySessionRequest.proof:type_name -> broker.v1.Proof
-	16, // 15: broker.v1.OpenGatewaySessionRequest.ttl:type_name -> google.protobuf.Duration
-	17, // 16: broker.v1.OpenGatewaySessionResponse.expires_at:type_name -> google.protobuf.Timestamp
-	15, // 17: broker.v1.Identity.attributes:type_name -> broker.v1.Identity.AttributesEntry
-	17, // 18: broker.v1.Identity.expires_at:type_name -> google.protobuf.Timestamp
-	11, // 19: broker.v1.Identity.actor:type_name -> broker.v1.Identity
-	16, // 20: broker.v1.Role.default_ttl:type_name -> google.protobuf.Duration
-	16, // 21: broker.v1.Role.max_ttl:type_name -> google.protobuf.Duration
-	12, // 22: broker.v1.Identity.AttributesEntry.value:type_name -> broker.v1.AttributeValues
-	3,  // 23: broker.v1.CredentialBrokerService.IssueCredentials:input_type -> broker.v1.IssueCredentialsRequest
-	5,  // 24: broker.v1.CredentialBrokerService.ExplainAccess:input_type -> broker.v1.ExplainAccessRequest
-	7,  // 25: broker.v1.CredentialBrokerService.ListRoles:input_type -> broker.v1.ListRolesRequest
-	9,  // 26: broker.v1.CredentialBrokerService.OpenGatewaySession:input_type -> broker.v1.OpenGatewaySessionRequest
-	4,  // 27: broker.v1.CredentialBrokerService.IssueCredentials:output_type -> broker.v1.IssueCredentialsResponse
-	6,  // 28: broker.v1.CredentialBrokerService.ExplainAccess:output_type -> broker.v1.ExplainAccessResponse
-	8,  // 29: broker.v1.CredentialBrokerService.ListRoles:output_type -> broker.v1.ListRolesResponse
-	10, // 30: broker.v1.CredentialBrokerService.OpenGatewaySession:output_type -> broker.v1.OpenGatewaySessionResponse
-	27, // [27:31] is the sub-list for method output_type
-	23, // [23:27] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	25, // 15: broker.v1.OpenGatewaySessionRequest.ttl:type_name -> google.protobuf.Duration
+	26, // 16: broker.v1.OpenGatewaySessionResponse.expires_at:type_name -> google.protobuf.Timestamp
+	0,  // 17: broker.v1.SignRequestRequest.proof:type_name -> broker.v1.Proof
+	0,  // 18: broker.v1.SignRequestRequest.actor_proof:type_name -> broker.v1.Proof
+	15, // 19: broker.v1.SignRequestRequest.requests:type_name -> broker.v1.S3Request
+	25, // 20: broker.v1.SignRequestRequest.window:type_name -> google.protobuf.Duration
+	16, // 21: broker.v1.SignRequestResponse.signed:type_name -> broker.v1.SignedRequest
+	26, // 22: broker.v1.SignRequestResponse.expires_at:type_name -> google.protobuf.Timestamp
+	0,  // 23: broker.v1.PresignURLRequest.proof:type_name -> broker.v1.Proof
+	0,  // 24: broker.v1.PresignURLRequest.actor_proof:type_name -> broker.v1.Proof
+	15, // 25: broker.v1.PresignURLRequest.requests:type_name -> broker.v1.S3Request
+	25, // 26: broker.v1.PresignURLRequest.window:type_name -> google.protobuf.Duration
+	16, // 27: broker.v1.PresignURLResponse.signed:type_name -> broker.v1.SignedRequest
+	26, // 28: broker.v1.PresignURLResponse.expires_at:type_name -> google.protobuf.Timestamp
+	21, // 29: broker.v1.S3Request.query:type_name -> broker.v1.S3Request.QueryEntry
+	22, // 30: broker.v1.S3Request.headers:type_name -> broker.v1.S3Request.HeadersEntry
+	23, // 31: broker.v1.SignedRequest.headers:type_name -> broker.v1.SignedRequest.HeadersEntry
+	24, // 32: broker.v1.Identity.attributes:type_name -> broker.v1.Identity.AttributesEntry
+	26, // 33: broker.v1.Identity.expires_at:type_name -> google.protobuf.Timestamp
+	17, // 34: broker.v1.Identity.actor:type_name -> broker.v1.Identity
+	25, // 35: broker.v1.Role.default_ttl:type_name -> google.protobuf.Duration
+	25, // 36: broker.v1.Role.max_ttl:type_name -> google.protobuf.Duration
+	18, // 37: broker.v1.Identity.AttributesEntry.value:type_name -> broker.v1.AttributeValues
+	3,  // 38: broker.v1.CredentialBrokerService.IssueCredentials:input_type -> broker.v1.IssueCredentialsRequest
+	5,  // 39: broker.v1.CredentialBrokerService.ExplainAccess:input_type -> broker.v1.ExplainAccessRequest
+	7,  // 40: broker.v1.CredentialBrokerService.ListRoles:input_type -> broker.v1.ListRolesRequest
+	9,  // 41: broker.v1.CredentialBrokerService.OpenGatewaySession:input_type -> broker.v1.OpenGatewaySessionRequest
+	11, // 42: broker.v1.CredentialBrokerService.SignRequest:input_type -> broker.v1.SignRequestRequest
+	13, // 43: broker.v1.CredentialBrokerService.PresignURL:input_type -> broker.v1.PresignURLRequest
+	4,  // 44: broker.v1.CredentialBrokerService.IssueCredentials:output_type -> broker.v1.IssueCredentialsResponse
+	6,  // 45: broker.v1.CredentialBrokerService.ExplainAccess:output_type -> broker.v1.ExplainAccessResponse
+	8,  // 46: broker.v1.CredentialBrokerService.ListRoles:output_type -> broker.v1.ListRolesResponse
+	10, // 47: broker.v1.CredentialBrokerService.OpenGatewaySession:output_type -> broker.v1.OpenGatewaySessionResponse
+	12, // 48: broker.v1.CredentialBrokerService.SignRequest:output_type -> broker.v1.SignRequestResponse
+	14, // 49: broker.v1.CredentialBrokerService.PresignURL:output_type -> broker.v1.PresignURLResponse
+	44, // [44:50] is the sub-list for method output_type
+	38, // [38:44] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_broker_v1_broker_proto_init() }
@@ -1179,7 +1783,7 @@ func file_broker_v1_broker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_broker_v1_broker_proto_rawDesc), len(file_broker_v1_broker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,8 @@ const (
 	CredentialBrokerService_ExplainAccess_FullMethodName      = "/broker.v1.CredentialBrokerService/ExplainAccess"
 	CredentialBrokerService_ListRoles_FullMethodName          = "/broker.v1.CredentialBrokerService/ListRoles"
 	CredentialBrokerService_OpenGatewaySession_FullMethodName = "/broker.v1.CredentialBrokerService/OpenGatewaySession"
+	CredentialBrokerService_SignRequest_FullMethodName        = "/broker.v1.CredentialBrokerService/SignRequest"
+	CredentialBrokerService_PresignURL_FullMethodName         = "/broker.v1.CredentialBrokerService/PresignURL"
 )
 
 // CredentialBrokerServiceClient is the client API for CredentialBrokerService service.
@@ -44,6 +46,11 @@ type CredentialBrokerServiceClient interface {
 	// OpenGatewaySession gives a gateway a key by which it may speak for the consumers that it has authenticated, at the gateway listener
 	// (docs/gateway.md). To renew a session, open another before it ends.
 	OpenGatewaySession(ctx context.Context, in *OpenGatewaySessionRequest, opts ...grpc.CallOption) (*OpenGatewaySessionResponse, error)
+	// SignRequest signs requests of the S3 API with credentials of a role, in their headers, and keeps the credentials (docs/signing.md). All are
+	// signed or none.
+	SignRequest(ctx context.Context, in *SignRequestRequest, opts ...grpc.CallOption) (*SignRequestResponse, error)
+	// PresignURL does the same with signatures in the URL.
+	PresignURL(ctx context.Context, in *PresignURLRequest, opts ...grpc.CallOption) (*PresignURLResponse, error)
 }
 
 type credentialBrokerServiceClient struct {
@@ -94,6 +101,26 @@ func (c *credentialBrokerServiceClient) OpenGatewaySession(ctx context.Context, 
 	return out, nil
 }
 
+func (c *credentialBrokerServiceClient) SignRequest(ctx context.Context, in *SignRequestRequest, opts ...grpc.CallOption) (*SignRequestResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SignRequestResponse)
+	err := c.cc.Invoke(ctx, CredentialBrokerService_SignRequest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *credentialBrokerServiceClient) PresignURL(ctx context.Context, in *PresignURLRequest, opts ...grpc.CallOption) (*PresignURLResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PresignURLResponse)
+	err := c.cc.Invoke(ctx, CredentialBrokerService_PresignURL_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CredentialBrokerServiceServer is the server API for CredentialBrokerService service.
 // All implementations must embed UnimplementedCredentialBrokerServiceServer
 // for forward compatibility.
@@ -113,6 +140,11 @@ type CredentialBrokerServiceServer interface {
 	// OpenGatewaySession gives a gateway a key by which it may speak for the consumers that it has authenticated, at the gateway listener
 	// (docs/gateway.md). To renew a session, open another before it ends.
 	OpenGatewaySession(context.Context, *OpenGatewaySessionRequest) (*OpenGatewaySessionResponse, error)
+	// SignRequest signs requests of the S3 API with credentials of a role, in their headers, and keeps the credentials (docs/signing.md). All are
+	// signed or none.
+	SignRequest(context.Context, *SignRequestRequest) (*SignRequestResponse, error)
+	// PresignURL does the same with signatures in the URL.
+	PresignURL(context.Context, *PresignURLRequest) (*PresignURLResponse, error)
 	mustEmbedUnimplementedCredentialBrokerServiceServer()
 }
 
@@ -134,6 +166,12 @@ func (UnimplementedCredentialBrokerServiceServer) ListRoles(context.Context, *Li
 }
 func (UnimplementedCredentialBrokerServiceServer) OpenGatewaySession(context.Context, *OpenGatewaySessionRequest) (*OpenGatewaySessionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method OpenGatewaySession not implemented")
+}
+func (UnimplementedCredentialBrokerServiceServer) SignRequest(context.Context, *SignRequestRequest) (*SignRequestResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SignRequest not implemented")
+}
+func (UnimplementedCredentialBrokerServiceServer) PresignURL(context.Context, *PresignURLRequest) (*PresignURLResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PresignURL not implemented")
 }
 func (UnimplementedCredentialBrokerServiceServer) mustEmbedUnimplementedCredentialBrokerServiceServer() {
 }
@@ -229,6 +267,42 @@ func _CredentialBrokerService_OpenGatewaySession_Handler(srv interface{}, ctx co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CredentialBrokerService_SignRequest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SignRequestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CredentialBrokerServiceServer).SignRequest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CredentialBrokerService_SignRequest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CredentialBrokerServiceServer).SignRequest(ctx, req.(*SignRequestRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CredentialBrokerService_PresignURL_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PresignURLRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CredentialBrokerServiceServer).PresignURL(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CredentialBrokerService_PresignURL_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CredentialBrokerServiceServer).PresignURL(ctx, req.(*PresignURLRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CredentialBrokerService_ServiceDesc is the grpc.ServiceDesc for CredentialBrokerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -251,6 +325,14 @@ var CredentialBrokerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "OpenGatewaySession",
 			Handler:    _CredentialBrokerService_OpenGatewaySession_Handler,
+		},
+		{
+			MethodName: "SignRequest",
+			Handler:    _CredentialBrokerService_SignRequest_Handler,
+		},
+		{
+			MethodName: "PresignURL",
+			Handler:    _CredentialBrokerService_PresignURL_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
