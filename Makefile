@@ -50,6 +50,10 @@ mutate: ## Break the verifiers, the policy and the issuer in each small way and 
 bench: ## Measure speed and memory against the targets, with real MinIO and Redis (ten minutes; docs/performance.md)
 	@scripts/bench
 
+.PHONY: bench-kong
+bench-kong: ## Measure what the plugin for Kong costs, in nginx with Lua (two minutes; docs/kong.md)
+	go test -count=1 ./internal/kongtest -run '^TestTable$$' -table -v | grep -v '^\(===\|---\|PASS\|ok\)'
+
 .PHONY: microbench
 microbench: ## Run the benchmarks of single packages
 	go test -run '^$$' -bench . -benchmem ./internal/...

@@ -88,8 +88,10 @@ func raw(t *testing.T, g *Gateway, text string) (int, string) {
 }
 
 // answerOf is the body of an answer of status 200.
-func answerOf(req *http.Request) (string, error) {
-	resp, err := client.Do(req)
+func answerOf(req *http.Request) (string, error) { return answerOfClient(client, req) }
+
+func answerOfClient(c *http.Client, req *http.Request) (string, error) {
+	resp, err := c.Do(req)
 	if err != nil {
 		return "", err
 	}

@@ -1,6 +1,11 @@
 package kongtest
 
 import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -103,6 +108,32 @@ func (w *world) openSession(t *testing.T) session {
 		t.Fatalf("%s %s", resp.Status, body)
 	}
 	return s
+}
+
+// word is a request that says who alice is, under the session's key.
+func (s session) word(t *testing.T, url, body string) *http.Request {
+	t.Helper()
+	key, err := base64.StdEncoding.DecodeString(s.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, nonce, hash := fmt.Sprint(time.Now().Unix()), rand.Text(), sha256.Sum256([]byte(body))
+	lines := []string{"credbroker-gateway/1", s.KeyID, at, nonce, "POST", req.URL.Path, "", hex.EncodeToString(hash[:])}
+	for _, header := range [][2]string{{"x-consumer-id", aliceID}, {"x-consumer-custom-id", "acme"}, {"x-credential-identifier", "c1"}} {
+		req.Header.Set(header[0], header[1])
+		lines = append(lines, header[0]+":"+header[1])
+	}
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(strings.Join(lines, "\n") + "\n"))
+	for name, value := range map[string]string{"Key-Id": s.KeyID, "Timestamp": at, "Nonce": nonce, "Mac": hex.EncodeToString(mac.Sum(nil))} {
+		req.Header.Set("X-Credbroker-Gateway-"+name, value)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	return req
 }
 
 // works sees that the upstream gets one of each, the client's own copies gone, and that MinIO takes it.

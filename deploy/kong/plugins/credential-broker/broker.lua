@@ -144,20 +144,19 @@ local function speakable(value)
   return type(value) == "string" and #value <= 255 and match(value, "^[A-Za-z0-9._@=+/:-]+$") ~= nil
 end
 
--- word returns the identity headers of an authenticated consumer, or nil and what is wrong. A username or custom ID that the broker
--- wouldn't take is left out, so that roles which don't need it work; with groups that would change who somebody is. token is the one that
--- the consumer has shown to Kong, if the broker shall verify it again.
+-- word returns what is said of an authenticated consumer: {headers = name → value, name = one string for all of it, token}, or nil and what
+-- is wrong. A username or custom ID that the broker wouldn't take is left out, so that roles which don't need it work; with groups that
+-- would change who somebody is. token is the one that the consumer has shown to Kong, if the broker shall verify it again.
 function _M.word(consumer, credential, groups, token)
-  local word = {
-    token = token,
+  local headers = {
     ["x-consumer-id"] = consumer.id,
     ["x-credential-identifier"] = credential.id or credential.key,
   }
-  if not speakable(word["x-consumer-id"]) or not speakable(word["x-credential-identifier"]) then
+  if not speakable(headers["x-consumer-id"]) or not speakable(headers["x-credential-identifier"]) then
     return nil, "the consumer or its credential has no ID that the broker takes"
   end
-  word["x-consumer-custom-id"] = speakable(consumer.custom_id) and consumer.custom_id or nil
-  word["x-consumer-username"] = speakable(consumer.username) and consumer.username or nil
+  headers["x-consumer-custom-id"] = speakable(consumer.custom_id) and consumer.custom_id or nil
+  headers["x-consumer-username"] = speakable(consumer.username) and consumer.username or nil
   if groups and #groups > 0 then
     if #groups > 64 then
       return nil, "the consumer is in more than 64 groups"
@@ -170,20 +169,16 @@ function _M.word(consumer, credential, groups, token)
       list[i] = group
     end
     table.sort(list)
-    word["x-authenticated-groups"] = concat(list, ",")
+    headers["x-authenticated-groups"] = concat(list, ",")
   end
-  return word
-end
-
--- name is one string for all that a word says: no two words have the same.
-function _M.name(word)
+  -- No two words have the same name: each part has its length.
   local parts = {}
   for i, header in ipairs(IDENTITY) do
-    local value = word[header] or ""
+    local value = headers[header] or ""
     parts[i] = #value .. ":" .. value
   end
-  parts[#parts + 1] = word.token and digest.sha256_hex(word.token)
-  return concat(parts)
+  parts[#parts + 1] = token and digest.sha256_hex(token)
+  return { headers = headers, name = concat(parts), token = token }
 end
 
 local function signed(conf, found, path, body, word, request_id)
@@ -196,9 +191,10 @@ local function signed(conf, found, path, body, word, request_id)
   }
   local lines = { "credbroker-gateway/1", found.key_id, at, nonce, "POST", path, "", digest.sha256_hex(body) }
   for _, header in ipairs(IDENTITY) do
-    if word[header] then
-      headers[header] = word[header]
-      lines[#lines + 1] = header .. ":" .. word[header]
+    local value = word.headers[header]
+    if value then
+      headers[header] = value
+      lines[#lines + 1] = header .. ":" .. value
     end
   end
   headers["X-Credbroker-Gateway-Mac"] = digest.hex(digest.mac(found.key, concat(lines, "\n") .. "\n"))

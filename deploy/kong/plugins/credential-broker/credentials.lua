@@ -8,7 +8,7 @@ local broker = require "kong.plugins.credential-broker.broker"
 local flight = require "kong.plugins.credential-broker.flight"
 local lrucache = require "resty.lrucache"
 
-local ngx, type = ngx, type
+local ngx, setmetatable, type = ngx, setmetatable, type
 
 local _M = {}
 
@@ -20,6 +20,15 @@ local entries = lrucache.new(ENTRIES)
 
 -- Who was refused is told so again for a second without asking: a consumer without access is no burden to the broker.
 local refusals = lrucache.new(1000)
+
+-- What a plugin's settings make different, by the settings.
+local prefixes = setmetatable({}, { __mode = "k" })
+
+local function prefix(conf)
+  local made = table.concat({ conf.broker_url, conf.role, conf.ttl or "", conf.gateway_role or "", "" }, "\0")
+  prefixes[conf] = made
+  return made
+end
 
 local function text(value)
   return type(value) == "string" and value ~= "" and not value:find("[^\33-\126]")
@@ -69,7 +78,7 @@ end
 
 -- get returns {access_key_id, secret_access_key, session_token, expires_at, ends, request_id} for a consumer, or nil and a fault.
 function _M.get(conf, word, request_id)
-  local name = conf.broker_url .. "\0" .. conf.role .. "\0" .. (conf.ttl or "") .. "\0" .. (conf.gateway_role or "") .. "\0" .. broker.name(word)
+  local name = (prefixes[conf] or prefix(conf)) .. word.name
   local now = ngx.time()
   local found = entries:get(name)
   if found and now < found.ends - broker.LAST_SECONDS then

@@ -48,24 +48,33 @@ local function groups_of(consumer)
   return groups
 end
 
+-- Words by Kong's own credentials, which are the same tables until they change.
+local words = setmetatable({}, { __mode = "k" })
+
 -- word is what the broker is told of the consumer: Kong's own knowledge, not the request's headers.
-local function word(conf)
+local function word(conf, all)
   local consumer, credential = kong.client.get_consumer(), kong.client.get_credential()
-  if not consumer or not credential or kong.request.get_header("X-Anonymous-Consumer") then
+  if not consumer or not credential or all["x-anonymous-consumer"] then
     return nil, ANONYMOUS
   end
   local groups, err
   if conf.send_groups then
     groups, err = groups_of(consumer)
   end
+  local token = conf.forward_jwt and kong.ctx.shared.authenticated_jwt_token or nil
+  local known = words[credential]
+  if known and not err and known.consumer == consumer and known.groups == groups and known.said.token == token then
+    return known.said
+  end
   local said
   if not err then
-    said, err = broker.word(consumer, credential, groups, conf.forward_jwt and kong.ctx.shared.authenticated_jwt_token or nil)
+    said, err = broker.word(consumer, credential, groups, token)
   end
   if err then
     kong.log.err("consumer ", consumer.id, ": ", err)
     return nil, INTERNAL
   end
+  words[credential] = { consumer = consumer, groups = groups, said = said }
   return said
 end
 
@@ -150,7 +159,8 @@ local function inject(conf, credential, path, parameters)
 end
 
 function Handler:access(conf)
-  local said, fault = word(conf)
+  local all = ngx.req.get_headers(0)
+  local said, fault = word(conf, all)
   if not said then
     return refuse(conf, fault)
   end
@@ -160,7 +170,6 @@ function Handler:access(conf)
   if not path then
     return refuse(conf, parameters)
   end
-  local all = ngx.req.get_headers(0)
   local headers
   headers, fault = request.headers(all, own(conf))
   if not headers then
