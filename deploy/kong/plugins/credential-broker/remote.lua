@@ -30,13 +30,13 @@ local function question(conf, method, path, parameters, headers, all)
     query[parameter[1]] = parameter[2]
   end
   for _, header in ipairs(headers.signed) do
-    given[header[1]] = header[2]
+    given[header[1]] = sigv4.value(header[2])
   end
   for _, name in ipairs(ALSO) do
     if type(all[name]) == "table" then
       return nil, TWICE
     end
-    given[name] = all[name]
+    given[name] = all[name] and sigv4.value(all[name])
   end
   local slash = find(plain, "/", 2, true)
   return {
@@ -61,18 +61,22 @@ function _M.sign(conf, said, path, parameters, headers, all, request_id)
     return nil, fault
   end
   local signed = type(answer.signed) == "table" and answer.signed[1]
-  -- The path and the method are what was authorised; that they come back is looked at, not believed.
-  if type(signed) ~= "table" or signed.path ~= path or signed.method ~= kong.request.get_method() or type(signed.query) ~= "string" or
+  -- The path and the method are what was authorised; that they come back is looked at, not believed. A bucket's may end in a slash.
+  local same = type(signed) == "table" and (signed.path == path or (asked.requests[1].key == "" and signed.path == path .. "/"))
+  if not same or signed.method ~= kong.request.get_method() or type(signed.query) ~= "string" or
     type(signed.headers) ~= "table" or not match(signed.host or "", "^[A-Za-z0-9.:%[%]-]+$") then
     kong.log.err("the broker's answer is no signature of this request")
     return nil, DIFFERENT
   end
   local set = kong.service.request.set_header
+  local given = asked.requests[1].headers
   for name, value in pairs(signed.headers) do
-    set(name, value)
+    if value ~= given[name] then -- else it stays as the client sent it, with its spaces
+      set(name, value)
+    end
   end
   set("Host", signed.host)
-  kong.service.request.set_path(path)
+  kong.service.request.set_path(signed.path)
   kong.service.request.set_raw_query(signed.query)
   return { access_key_id = answer.access_key_id, expires_at = answer.expires_at, request_id = answer.request_id }
 end

@@ -110,6 +110,7 @@ local function value(s)
   end
   return (gsub(gsub(gsub(s, "^%s+", ""), "%s+$", ""), "%s+", " "))
 end
+_M.value = value
 
 -- headers returns the canonical headers and the list of their names. Each is {name, value}, the name in lower case; no two are alike.
 local function headers(list)
