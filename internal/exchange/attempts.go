@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/credbroker/credbroker/internal/breaker"
 )
 
 const (
@@ -42,7 +44,7 @@ type AttemptsConfig struct {
 // and not sent at all while the last ones failed in a row. It is safe for concurrent use.
 type Attempts struct {
 	cfg     AttemptsConfig
-	breaker breaker
+	breaker breaker.Breaker
 
 	mu    sync.Mutex
 	cause string // of the last failure; empty after a success
@@ -92,21 +94,21 @@ func (a *Attempts) exchange(ctx context.Context, once func(context.Context) (Cre
 
 // attempt is one that the breaker has a say in.
 func (a *Attempts) attempt(ctx context.Context, once func(context.Context) (Credentials, error)) (Credentials, error) {
-	permit, ok := a.breaker.allow(time.Now())
+	permit, ok := a.breaker.Allow(time.Now())
 	if !ok {
 		return Credentials{}, errBreakerOpen
 	}
-	seen := noSign
-	defer func() { permit.done(seen, time.Now()) }()
+	seen := breaker.NoSign
+	defer func() { permit.Done(seen, time.Now()) }()
 	c, err := once(ctx)
 	switch {
 	case !errors.Is(err, ErrUnavailable):
-		seen = alive
+		seen = breaker.Alive
 		a.note("")
 	case CallerLeft(ctx):
 		return Credentials{}, fmt.Errorf("the caller gave up the exchange: %w", ctx.Err())
 	default:
-		seen = away
+		seen = breaker.Away
 		a.note(err.Error())
 		a.cfg.Away(time.Now())
 	}

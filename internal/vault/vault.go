@@ -19,6 +19,7 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
+	"github.com/credbroker/credbroker/internal/breaker"
 	"github.com/credbroker/credbroker/internal/secret"
 )
 
@@ -60,7 +61,7 @@ type Client struct {
 	cfg       Config
 	api       *api.Client
 	transport *transport
-	breaker   breaker
+	breaker   breaker.Breaker
 
 	cause atomic.Pointer[string] // of the last failure
 
@@ -193,20 +194,20 @@ func (c *Client) send(ctx context.Context, s *session, call Call) (Answer, error
 
 // attempt is one request that the breaker has a say in.
 func (c *Client) attempt(ctx context.Context, s *session, call Call) (Answer, error) {
-	permit, ok := c.breaker.allow(time.Now())
+	permit, ok := c.breaker.Allow(time.Now())
 	if !ok {
 		return Answer{}, errBreakerOpen
 	}
-	seen := noSign
-	defer func() { permit.done(seen, time.Now()) }()
+	seen := breaker.NoSign
+	defer func() { permit.Done(seen, time.Now()) }()
 	a, err := c.once(ctx, s, call)
 	switch {
 	case !errors.Is(err, ErrUnavailable):
-		seen = alive
+		seen = breaker.Alive
 	case callerLeft(ctx):
 		return Answer{}, fmt.Errorf("the caller gave up: %w", ctx.Err())
 	default:
-		seen = away
+		seen = breaker.Away
 		cause := err.Error()
 		c.cause.Store(&cause)
 	}
@@ -272,7 +273,7 @@ func (c *Client) Status() string {
 	if c.current.Load() == nil {
 		return "not logged in yet"
 	}
-	if cause := c.cause.Load(); cause != nil && c.breaker.open() {
+	if cause := c.cause.Load(); cause != nil && c.breaker.Open() {
 		return *cause
 	}
 	return ""

@@ -42,6 +42,7 @@ func answering(t *testing.T, data func(r *http.Request) map[string]any) *vault.C
 }
 
 func TestIdentityTokensThatOutliveTheGrantAreRefused(t *testing.T) {
+	t.Parallel()
 	end := time.Now().Add(time.Minute)
 	token := func(claims string) string {
 		return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
@@ -70,6 +71,7 @@ func TestIdentityTokensThatOutliveTheGrantAreRefused(t *testing.T) {
 }
 
 func TestCertificatesThatAreNotWhatWasAskedForAreRefused(t *testing.T) {
+	t.Parallel()
 	ca, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)

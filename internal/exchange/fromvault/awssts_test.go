@@ -14,6 +14,7 @@ import (
 // TestAWSEngineAssumesARoleForAsLongAsGranted has Vault's AWS engine ask a stand-in for STS. Its leases can't be renewed or shortened, so
 // that the granted life has to go along.
 func TestAWSEngineAssumesARoleForAsLongAsGranted(t *testing.T) {
+	t.Parallel()
 	const role = "arn:aws:iam::123456789012:role/reports"
 	sts := brokertest.NewAWSSTS(t)
 	sts.Add(brokertest.AWSKey{ID: "AKIAVAULT", Secret: "vault-secret", Principal: brokertest.AWSPrincipal{Account: "123456789012", ARN: "arn:aws:iam::123456789012:user/vault", UserID: "AIDAVAULT"}})

@@ -76,6 +76,7 @@ func within(t *testing.T, c exchange.Credentials, want time.Duration) {
 }
 
 func TestLeaseIsCutToTheGrantAndRenewedForTheSameOne(t *testing.T) {
+	t.Parallel()
 	e := start(t, time.Hour, 12*time.Hour)
 	for _, write := range []bool{false, true} {
 		x := e.exchanger(write)
@@ -100,6 +101,7 @@ func TestLeaseIsCutToTheGrantAndRenewedForTheSameOne(t *testing.T) {
 }
 
 func TestLeaseThatEndsSoonIsRenewedInsteadOfMadeAnew(t *testing.T) {
+	t.Parallel()
 	e := start(t, time.Hour, 12*time.Hour)
 	x := e.exchanger(false)
 	short := request("alice", 4*time.Second)
@@ -125,6 +127,7 @@ func TestLeaseThatEndsSoonIsRenewedInsteadOfMadeAnew(t *testing.T) {
 }
 
 func TestBurstMakesOneLease(t *testing.T) {
+	t.Parallel()
 	e := start(t, time.Hour, 12*time.Hour)
 	x := e.exchanger(false)
 	var all sync.WaitGroup
@@ -150,6 +153,7 @@ func TestBurstMakesOneLease(t *testing.T) {
 }
 
 func TestRevocationEndsTheLeasesOfAnIdentityAlone(t *testing.T) {
+	t.Parallel()
 	e := start(t, time.Hour, 12*time.Hour)
 	x := e.exchanger(false)
 	bob := request("bob", 15*time.Minute)
@@ -177,6 +181,7 @@ func TestRevocationEndsTheLeasesOfAnIdentityAlone(t *testing.T) {
 }
 
 func TestLeaseAtTheEndOfItsRenewalsIsMadeAnew(t *testing.T) {
+	t.Parallel()
 	e := start(t, 3*time.Second, 5*time.Second)
 	x := e.exchanger(false)
 	req := request("alice", 4*time.Second)
@@ -193,6 +198,7 @@ func TestLeaseAtTheEndOfItsRenewalsIsMadeAnew(t *testing.T) {
 }
 
 func TestCredentialsWithoutLease(t *testing.T) {
+	t.Parallel()
 	e := start(t, time.Hour, time.Hour)
 	kv := func(path string) *fromvault.Credentials {
 		return fromvault.NewCredentials(fromvault.CredentialsConfig{Client: e.client, Path: "kv/data/" + path, Fields: fromvault.Fields{
@@ -233,6 +239,7 @@ func TestCredentialsWithoutLease(t *testing.T) {
 }
 
 func TestGrantsThatAPathCanNotHonourAreRefused(t *testing.T) {
+	t.Parallel()
 	e := start(t, time.Hour, time.Hour)
 	for _, change := range []func(*policy.Grant){
 		func(g *policy.Grant) { g.Policies = []string{"readonly"} },

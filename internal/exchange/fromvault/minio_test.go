@@ -52,6 +52,7 @@ func put(t *testing.T, m *brokertest.MinIO, c exchange.Credentials) error {
 }
 
 func TestCertificatesOfVaultReachMinIO(t *testing.T) {
+	t.Parallel()
 	v, client := prepared(t, []string{"POLICIES=reports-rw,Reports_ro.1"}, "certificates")
 	_, root, err := v.Call("", http.MethodGet, "pki/ca/pem", nil)
 	if err != nil {
@@ -109,6 +110,7 @@ func TestCertificatesOfVaultReachMinIO(t *testing.T) {
 }
 
 func TestCertificateIsReplacedAtHalfItsLifeAndUsedToItsEnd(t *testing.T) {
+	t.Parallel()
 	v, client := prepared(t, []string{"POLICIES=p"}, "certificates")
 	certificates := fromvault.NewCertificates(fromvault.CertificatesConfig{Client: client, Mount: "pki", Role: "credbroker", TTL: 8 * time.Second})
 	first, err := certificates.Certificate(t.Context(), "p")
@@ -132,6 +134,7 @@ func TestCertificateIsReplacedAtHalfItsLifeAndUsedToItsEnd(t *testing.T) {
 }
 
 func TestParentKeyOfVaultIsInForceAtOnce(t *testing.T) {
+	t.Parallel()
 	v, client := prepared(t, nil, "parent")
 	set := func(key string) {
 		v.Write("kv/data/credbroker/parent", brokertest.VaultData{"data": brokertest.VaultData{"access_key_id": "parent", "secret_access_key": key}})
