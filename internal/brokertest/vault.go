@@ -338,3 +338,6 @@ func readPool(t testing.TB, file string) *x509.CertPool {
 	pool.AppendCertsFromPEM(pem)
 	return pool
 }
+
+// PID is the process that runs.
+func (v *Vault) PID() int { return v.cmd.Process.Pid }
