@@ -61,7 +61,7 @@ func backends(cfg *config.Config) map[string]policy.Backend {
 		case config.KindAWSWebIdentity:
 			out[name] = awssts.WebIdentityHonours()
 		case config.KindVaultRead:
-			out[name] = fromvault.CredentialsHonour()
+			out[name] = fromvault.CredentialsHonour(e.Vault.MinTTL)
 		}
 	}
 	return out

@@ -64,7 +64,7 @@ exchangers:
 	b := []string{}
 	for _, k := range []string{"allowed_policies", "ca_file", "caller_token", "cert_file", "client_id", "dangerous", "endpoint", "external_id", "identity_role", "insecure_plaintext",
 		"key_file", "kind", "parent_file", "pki.mount", "pki.role", "pki.ttl", "region", "role_arn", "s3.endpoints", "s3.region", "source_identity", "timeout",
-		"vault.fields.access_key_id", "vault.fields.expires", "vault.fields.secret_access_key", "vault.fields.session_token", "vault.parameters", "vault.path", "vault.write"} {
+		"vault.fields.access_key_id", "vault.fields.expires", "vault.fields.secret_access_key", "vault.fields.session_token", "vault.min_ttl", "vault.parameters", "vault.path", "vault.write"} {
 		b = append(b, "exchangers.b."+k)
 	}
 	want := slices.Concat([]string{"cache.max_bytes", "exchangers.a.allowed_policies"}, b, []string{"log.level"})

@@ -109,6 +109,7 @@ func TestBounds(t *testing.T) {
 		{aVaultRead("vault: {path: a, parameters: {" + many(16, "p%d: x") + "}}"), aVaultRead("vault: {path: a, parameters: {" + many(17, "p%d: x") + "}}"), "exchangers.m.vault.parameters"},
 		{aVaultRead("vault: {path: a, fields: {access_key_id: a.b, session_token: '', expires: c}}"), aVaultRead("vault: {path: a, fields: {access_key_id: ''}}"), "exchangers.m.vault.fields.access_key_id"},
 		{aVaultRead("vault: {path: a, fields: {expires: a.b}}"), aVaultRead("vault: {path: a, fields: {expires: a..b}}"), "exchangers.m.vault.fields.expires"},
+		{aVaultRead("vault: {path: a, min_ttl: 12h}"), aVaultRead("vault: {path: a, min_ttl: 12h1s}"), "exchangers.m.vault.min_ttl"},
 		{aVaultRead("vault: {path: a}"), aVaultRead("vault: {path: a}, client_id: c"), "exchangers.m.client_id"},
 		{aVaultRead("vault: {path: a}"), aVaultRead("vault: {path: a}, timeout: 5s"), "exchangers.m.timeout"},
 		{anExchanger(endpoint + ", " + policies), anExchanger(endpoint + ", " + policies + ", vault: {path: a}"), "exchangers.m.vault"},

@@ -19,6 +19,9 @@ type VaultRead struct {
 	Write bool `yaml:"write"`
 	// Parameters go along; {{ttl}} stands for the life that is granted, as in 900s; at most 16. Default none.
 	Parameters map[string]string `yaml:"parameters"`
+	// MinTTL is the least life that the path gives, such as 15m of AWS STS: roles whose ttl.min is less are faults. 0s to 12h. vault-read.
+	// Default 0s.
+	MinTTL time.Duration `yaml:"min_ttl"`
 	// Fields say what the answer calls the parts of credentials.
 	Fields VaultFields `yaml:"fields"`
 }
@@ -60,6 +63,7 @@ var (
 func (v *validator) vaultRead(path string, e *Exchanger) {
 	at := path + ".vault"
 	v.vaultFields(path, e)
+	v.duration(at+".min_ttl", e.Vault.MinTTL, 0, 12*time.Hour)
 	if v.count(at+".parameters", len(e.Vault.Parameters), 0, 16) {
 		for _, name := range slices.Sorted(maps.Keys(e.Vault.Parameters)) {
 			value := e.Vault.Parameters[name]
@@ -113,7 +117,7 @@ func (v *validator) parent(path string, e *Exchanger) {
 		v.fault(path+".parent_file", "the parent's key is in Vault (vault.path); expected one of them")
 	}
 	v.vaultFields(path, e)
-	for _, key := range []string{"write", "parameters", "fields.session_token", "fields.expires"} {
+	for _, key := range []string{"write", "parameters", "min_ttl", "fields.session_token", "fields.expires"} {
 		if _, written := v.origins[path+".vault."+key]; written {
 			v.fault(path+".vault."+key, "a parent's key has none; expected none")
 		}

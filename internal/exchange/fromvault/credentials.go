@@ -79,8 +79,9 @@ func NewCredentials(cfg CredentialsConfig) *Credentials {
 	return &Credentials{cfg: cfg, leases: leases{held: map[string]*lease{}}}
 }
 
-// CredentialsHonour is what such an exchanger honours of a grant: nothing but its life. What credentials may do is up to Vault's role.
-func CredentialsHonour() policy.Backend { return policy.Backend{} }
+// CredentialsHonour is what such an exchanger honours of a grant: nothing but its life, of which Vault gives minTTL at least. What
+// credentials may do is up to Vault's role.
+func CredentialsHonour(minTTL time.Duration) policy.Backend { return policy.Backend{MinTTL: minTTL} }
 
 // Status implements exchange.Exchanger: the Vault client has a status of its own.
 func (x *Credentials) Status() string { return "" }
