@@ -1,8 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -115,5 +117,45 @@ func TestVaultIdentityTokensReachMinIO(t *testing.T) {
 	}
 	if refused, err := w.issue(w.token(map[string]any{"sub": "bob"}), `,"ttl_seconds":300`); err != nil || refused.Error.Code != "exchange_bad_result" {
 		t.Errorf("%+v %v", refused, err)
+	}
+}
+
+// TestVaultGivesParentsAndCertificates is what only the wiring can get wrong; internal/exchange/fromvault tests the rest.
+func TestVaultGivesParentsAndCertificates(t *testing.T) {
+	v := brokertest.StartVault(t, brokertest.VaultOptions{})
+	v.Prepare([]string{"POLICIES=reports-rw"}, "parent", "certificates", "approle")
+	v.Write("kv/data/credbroker/parent", brokertest.VaultData{"data": brokertest.VaultData{"id": "parent", "key": "parent-secret-key"}})
+	_, root, err := v.Call("", http.MethodGet, "pki/ca/pem", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := t.TempDir() + "/ca.pem"
+	brokertest.WriteFile(t, ca, root)
+	w := newWorld(t)
+	w.minio = brokertest.NewMinIO(t, brokertest.MinIOOptions{IssuerURL: w.HTTP, TLS: true, ClientCAFile: ca})
+	plain := w.config("")
+	_, rest, _ := strings.Cut(plain, "limits:")
+	before, _, _ := strings.Cut(plain, "exchangers:")
+	rest = strings.Replace(rest, "    policies: [reports-rw]\n", "", 1)
+	w.WriteConfig(before + fmt.Sprintf(`exchangers:
+  minio: {kind: minio-assume-role, endpoint: %[1]q, ca_file: %[2]q, vault: {path: kv/data/credbroker/parent, fields: {access_key_id: data.id, secret_access_key: data.key}}}
+  certificate: {kind: minio-certificate, endpoint: %[1]q, ca_file: %[2]q, dangerous: true, allowed_policies: [reports-rw], pki: {role: credbroker}}
+limits:`, w.minio.Endpoint, w.minio.CAFile) + strings.Replace(rest, "min: 5s", "min: 15m", 1) +
+		"  - {name: by-certificate, when: 'true', exchanger: certificate, policies: [reports-rw], ttl: {default: 16m, max: 1h, min: 15m}}\n" + vaultSection(v))
+	w.Start()
+	w.minio.Start()
+	w.furnish()
+	w.minio.AddUser("parent", "parent-secret-key", "reports-rw")
+	w.without(`"vault: `)
+	if err := w.put(w.mustIssue(w.token(nil), `,"ttl_seconds":1000`), "alice/a"); err != nil {
+		t.Errorf("by the parent's key: %v", err)
+	}
+	out, stderr, err := runProgram(t, w.token(nil), nil, "get", "--endpoint", w.HTTP, "--token-file", "-", "--role", "by-certificate", "--format", "json")
+	var a answer
+	if err != nil || json.Unmarshal([]byte(out), &a) != nil {
+		t.Fatalf("by certificate: %v: %s", err, stderr)
+	}
+	if err := w.put(a, "alice/b"); err != nil {
+		t.Errorf("by certificate: %v", err)
 	}
 }
