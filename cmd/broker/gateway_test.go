@@ -31,17 +31,21 @@ type gatewaySession struct {
 
 // call makes a request as a gateway does that was given a key: it signs what it sends. Change alters the request afterwards.
 func (s gatewaySession) call(address, body string, headers map[string]string, change func(*http.Request)) (answer, error) {
+	return s.callPath(address, "/v1/credentials", body, headers, change)
+}
+
+func (s gatewaySession) callPath(address, path, body string, headers map[string]string, change func(*http.Request)) (answer, error) {
 	key, err := base64.StdEncoding.DecodeString(s.Key)
 	if err != nil {
 		return answer{}, err
 	}
-	req, err := http.NewRequest(http.MethodPost, "http://"+address+"/v1/credentials", strings.NewReader(body))
+	req, err := http.NewRequest(http.MethodPost, "http://"+address+path, strings.NewReader(body))
 	if err != nil {
 		return answer{}, err
 	}
 	timestamp, nonce, hash := fmt.Sprint(time.Now().Unix()), rand.Text(), sha256.Sum256([]byte(body))
-	lines := []string{"credbroker-gateway/1", s.KeyID, timestamp, nonce, "POST", "/v1/credentials", "", hex.EncodeToString(hash[:])}
-	for _, name := range []string{"x-consumer-id", "x-consumer-custom-id", "x-consumer-username", "x-credential-identifier", "x-authenticated-groups"} {
+	lines := []string{"credbroker-gateway/1", s.KeyID, timestamp, nonce, "POST", path, "", hex.EncodeToString(hash[:])}
+	for _, name := range []string{"x-consumer-id", "x-consumer-custom-id", "x-consumer-username", "x-credential-identifier", "x-authenticated-groups", "x-authenticated-scope"} {
 		if value, ok := headers[name]; ok {
 			req.Header.Set(name, value)
 			lines = append(lines, name+":"+value)

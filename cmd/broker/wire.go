@@ -289,7 +289,13 @@ func newRulebook(cfg *config.Config, backends map[string]policy.Backend, verifie
 	if err != nil {
 		return broker.Rulebook{}, err
 	}
-	verifiers := map[attest.Kind]attest.Verifier{attest.KindJWT: verifier, attest.KindGateway: gateway.New(kept.sessions, kept.used, nil)}
+	static := map[string][]secret.Secret{}
+	for _, k := range cfg.GatewayKeys {
+		if static[k.Name], err = secret.ReadKeys(k.KeyFile); err != nil {
+			return broker.Rulebook{}, fmt.Errorf("gateway_keys: %w", err)
+		}
+	}
+	verifiers := map[attest.Kind]attest.Verifier{attest.KindJWT: verifier, attest.KindGateway: gateway.New(gateway.StaticKeys(static, kept.sessions, nil), kept.used, nil)}
 	if cfg.AWS.Enabled() {
 		if verifiers[attest.KindAWS], err = newAWSVerifier(&cfg.AWS, kept.used); err != nil {
 			return broker.Rulebook{}, err

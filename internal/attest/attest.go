@@ -44,10 +44,15 @@ const (
 	KindKong Kind = "kong"
 	// KindAccessKey is the holder of an access key of the configuration's.
 	KindAccessKey Kind = "access_key"
+	// KindStaticKey is a gateway that has a key which lasts.
+	KindStaticKey Kind = "static_key"
 )
 
 // IssuerAccessKeys is the issuer of KindAccessKey: the configuration vouches for its keys.
 const IssuerAccessKeys = "access_keys"
+
+// IssuerGatewayKeys is the same of KindStaticKey.
+const IssuerGatewayKeys = "gateway_keys"
 
 // Errors of [Verifier.Verify]. The text wrapped around them is for the log alone; a caller learns only which of
 // the three it was, and of the first two not even that, unless it was ErrUsed or ErrExpired.

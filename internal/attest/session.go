@@ -16,16 +16,19 @@ const (
 	GatewayUsername   = "x-consumer-username"
 	GatewayCredential = "x-credential-identifier" //nolint:gosec // a header's name
 	GatewayGroups     = "x-authenticated-groups"
+	GatewayScopes     = "x-authenticated-scope"
 )
 
 // GatewayHeaders are all of them, in the order in which they are signed.
-var GatewayHeaders = []string{GatewayConsumerID, GatewayCustomID, GatewayUsername, GatewayCredential, GatewayGroups}
+var GatewayHeaders = []string{GatewayConsumerID, GatewayCustomID, GatewayUsername, GatewayCredential, GatewayGroups, GatewayScopes}
 
 // GatewaySession lets a gateway that has proven itself speak for its consumers, by a key that ends within the hour.
 type GatewaySession struct {
 	// KeyID names the session; it is no secret. Key signs for it (HMAC-SHA-256).
 	KeyID string
 	Key   secret.Secret
+	// SecondKey is taken as well if it isn't zero: a static key's, while it is being replaced. Sessions have none.
+	SecondKey secret.Secret
 	// Gateway is who opened it.
 	Gateway Identity
 	Expires time.Time

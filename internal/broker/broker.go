@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -37,6 +39,8 @@ type Request struct {
 	Proof attest.Proof
 	// Actor is the proof of who acts for the one that Proof proves; nil if that one acts itself.
 	Actor *attest.Proof
+	// Forwarded is a token of a gateway's consumer, beside the gateway's word as Proof; nil if there is none.
+	Forwarded *attest.Proof
 	// Role, Policy and TTL are for Issue alone. Policy is a narrowing IAM policy or empty; TTL is zero for the role's default.
 	Role   string
 	Policy string
@@ -257,7 +261,35 @@ func (b *Broker) identify(ctx context.Context, book *Rulebook, req Request, d *d
 	if id.Session == "" {
 		id.Session = req.Session
 	}
+	if req.Forwarded != nil {
+		if err := b.confirm(ctx, book, req, &id); err != nil {
+			return err
+		}
+	}
 	d.Identity = &id
+	return nil
+}
+
+// confirm verifies the token that a gateway has forwarded and adds what it says to the consumer's identity. Two identities in one request
+// both hold and agree, or neither counts: the token's subject is the consumer's ID, custom ID or username, or what its credential is called.
+func (b *Broker) confirm(ctx context.Context, book *Rulebook, req Request, id *attest.Identity) error {
+	if req.Proof.Kind != attest.KindGateway || req.Forwarded.Kind != attest.KindJWT {
+		return fmt.Errorf("%w: a forwarded token without a gateway's word", attest.ErrMalformed)
+	}
+	var fingerprint string // the token's issuer and subject are in the identity
+	token, err := b.attest(ctx, book, *req.Forwarded, &fingerprint)
+	if err != nil {
+		return fmt.Errorf("the forwarded token: %w", err)
+	}
+	names := slices.Concat([]string{id.Subject}, id.Attrs["consumer_custom_id"], id.Attrs["consumer_username"], id.Attrs["credential_id"])
+	if !slices.Contains(names, token.Subject) {
+		return fmt.Errorf("%w: the forwarded token is of somebody else than the consumer", attest.ErrRejected)
+	}
+	id.Attrs = maps.Clone(id.Attrs)
+	id.Attrs["token_issuer"], id.Attrs["token_subject"] = []string{token.Issuer}, []string{token.Subject}
+	if token.Expires.Before(id.Expires) {
+		id.Expires = token.Expires
+	}
 	return nil
 }
 

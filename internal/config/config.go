@@ -35,6 +35,8 @@ type Config struct {
 	X509 []X509 `yaml:"x509"`
 	// AccessKeys are keys whose holders prove themselves to the STS query API by signing with them; at most 64. Default none.
 	AccessKeys []AccessKey `yaml:"access_keys"`
+	// GatewayKeys are gateways that hold keys which last; at most 16. Default none.
+	GatewayKeys []GatewayKey `yaml:"gateway_keys"`
 	// Vault is where the broker gets what it shall not hold itself. Default none.
 	Vault Vault `yaml:"vault"`
 	// Exchangers are the back-ends that credentials come from, by name (^[a-z0-9][a-z0-9_-]{0,62}$); at most 64.

@@ -57,6 +57,9 @@ func (c *Config) files() []namedFile {
 	for n, k := range c.AccessKeys {
 		out = append(out, namedFile{path: k.File, key: index("access_keys", n) + ".file", reload: true, least: 1, most: 4096})
 	}
+	for n, k := range c.GatewayKeys {
+		out = append(out, namedFile{path: k.KeyFile, key: index("gateway_keys", n) + ".key_file", reload: true, keys: true})
+	}
 	for name, e := range c.Exchangers {
 		at := join("exchangers", name)
 		out = append(out,

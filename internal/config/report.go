@@ -46,6 +46,14 @@ func (c *Config) Warnings() []string {
 			warn("exchangers.%s: dangerous: true: its credentials may do what MinIO's policies allow beyond objects: administer it, or make keys that never end", name)
 		}
 	}
+	for n, k := range c.GatewayKeys {
+		warn("%s (%s): %s is a secret that lasts, and whoever has it speaks for all consumers of the gateway: replace it each month, or have the gateway prove itself as a workload", index("gateway_keys", n), k.Name, k.KeyFile)
+	}
+	for n, role := range c.Roles {
+		if role.Gateway && strings.Contains(role.When, `"x509"`) {
+			warn("%s (%s): a client certificate's key is a secret that lasts as long as the certificate, and whoever has it speaks for all consumers of the gateway: have the gateway prove itself as a workload", index("roles", n), role.Name)
+		}
+	}
 	for _, a := range c.Redis.plaintext() {
 		warn("redis.addresses: %s is plaintext: whoever is on the way gets Redis's password, and can keep replicas from sharing what they mint", a)
 	}
@@ -89,7 +97,7 @@ func (c *Config) Warnings() []string {
 }
 
 // NeedsRestart are the keys, sorted, whose values differ from those that the process was started with and that take effect
-// at a restart alone: all but issuers, aws, x509, access_keys and roles; of x509 whether there is any.
+// at a restart alone: all but issuers, aws, x509, access_keys, gateway_keys and roles; of x509 whether there is any.
 func (c *Config) NeedsRestart(started *Config) []string {
 	is, was := c.values(), started.values()
 	var out []string
@@ -114,7 +122,8 @@ func (c *Config) values() map[string]any {
 	clone.Exchangers = maps.Clone(c.Exchangers) // walk writes to it
 	clone.AWS = AWS{}                           // takes effect at once
 	clone.AccessKeys = nil                      // so do these
-	clone.X509 = nil                            // so does this, once listeners ask for certificates
+	clone.GatewayKeys = nil                     // and these
+	clone.X509 = nil                            // and this, once listeners ask for certificates
 	out["x509"] = len(c.X509) > 0
 	walk(fieldsOf(&clone), "", func(path string, v reflect.Value) {
 		if !perItem(path) {

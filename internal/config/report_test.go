@@ -44,6 +44,22 @@ debug: {pprof: true}
 	}
 }
 
+// Whoever speaks for a gateway's consumers by a key that lasts is named.
+func TestWarningsNameGatewaysSecrets(t *testing.T) {
+	got := mustParse(t, `
+listeners: {gateway: {address: "127.0.0.1:8444"}}
+gateway_keys: [{name: edge, key_file: /edge.keys}]
+roles:
+  - {name: a, gateway: true, when: 'identity.kind == "x509" && identity.subject == "kong"'}
+  - {name: b, gateway: true, when: 'identity.kind == "spiffe"'}
+  - {name: c, when: 'identity.kind == "x509"'}
+`).Warnings()
+	want := []string{"gateway_keys[0] (edge): /edge.keys is a secret", "roles[0] (a): a client certificate's key is a secret"}
+	if len(got) < 2 || !slices.EqualFunc(slices.DeleteFunc(got, func(w string) bool { return !strings.Contains(w, "secret that lasts") }), want, strings.HasPrefix) {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestNeedsRestart(t *testing.T) {
 	const before = `
 log: {level: info}

@@ -86,6 +86,7 @@ func (v *validator) all() {
 	v.issuers()
 	v.aws()
 	v.x509()
+	v.gatewayKeys()
 	v.exchangers()
 	v.sdk()
 	within(v, "cache.max_bytes", v.Cache.MaxBytes, 1<<20, 16<<30)

@@ -41,7 +41,7 @@ func folded(name string) string {
 // gatewayProof writes what a gateway has sent as the text that package gateway verifies: so the MAC is over this very request.
 func (c *httpCall) gatewayProof(b body) (attest.Proof, error) {
 	h := c.r.Header
-	if b.proof != nil || b.actor != nil || len(h["Authorization"]) > 0 {
+	if b.proof != nil && b.proof.Kind != attest.KindJWT || b.actor != nil || len(h["Authorization"]) > 0 {
 		return attest.Proof{}, invalid("another proof beside a gateway's word on a consumer")
 	}
 	for name := range h {

@@ -66,7 +66,8 @@ func TestWhatAGatewayMayNotSend(t *testing.T) {
 	base := gatewayServer(t, b)
 	for name, tc := range map[string]struct{ header, value, body string }{
 		"a token":                         {"Authorization", "Bearer a", `{"role":"r"}`},
-		"a token in the body":             {"", "", `{"role":"r","jwt":"a"}`},
+		"an empty token in the body":      {"", "", `{"role":"r","jwt":""}`},
+		"scopes with underscores":         {"X_Authenticated_Scope", "admin", `{"role":"r"}`},
 		"an AWS proof":                    {"", "", `{"role":"r","aws_proof":"a"}`},
 		"an actor":                        {"", "", `{"role":"r","actor":{"jwt":"a"}}`},
 		"an anonymous consumer":           {"X-Anonymous-Consumer", "true", `{"role":"r"}`},
@@ -96,6 +97,13 @@ func TestWhatAGatewayMayNotSend(t *testing.T) {
 	}
 	if _, n := b.asked(); n != 0 {
 		t.Errorf("%d calls reached the pipeline", n)
+	}
+	// A token in the body is the consumer's, which is verified again.
+	if got := send(t, "POST", base+"/v1/credentials", gatewayHeader(), `{"role":"r","jwt":"a"}`); got.status != http.StatusOK {
+		t.Fatalf("%d %s", got.status, got.body)
+	}
+	if req, _ := b.asked(); req.Proof.Kind != attest.KindGateway || req.Forwarded == nil || req.Forwarded.Kind != attest.KindJWT || req.Forwarded.Data.Reveal() != "a" {
+		t.Errorf("%+v", req)
 	}
 	// A header of the word itself that is there twice is as good as none.
 	h := gatewayHeader()

@@ -103,6 +103,7 @@ func (c *httpCall) request(b body) (broker.Request, error) {
 	if c.gateway {
 		var err error
 		req.Proof, err = c.gatewayProof(b)
+		req.Forwarded = b.proof
 		return req, err
 	}
 	authorization := c.r.Header["Authorization"]

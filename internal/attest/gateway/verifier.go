@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"github.com/credbroker/credbroker/internal/attest"
+	"github.com/credbroker/credbroker/internal/secret"
 )
 
 const (
@@ -45,7 +46,7 @@ const (
 	version  = "credbroker-gateway/1"
 	fixed    = 8 // lines before the headers
 
-	maxGroups = 64
+	maxNames = 64 // of groups, and of scopes
 )
 
 // Verifier takes the word of gateways. It is safe for concurrent use.
@@ -74,28 +75,28 @@ type assertion struct {
 }
 
 var (
-	keyIDForm = regexp.MustCompile(`^[A-Z2-7]{26}$`)
-	nonceForm = regexp.MustCompile(`^[A-Za-z0-9_-]{16,64}$`)
-	macForm   = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	// sessionIDForm is of sessions, nameForm of gateways with static keys: nothing is both.
+	sessionIDForm = regexp.MustCompile(`^[A-Z2-7]{26}$`)
+	nameForm      = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+	nonceForm     = regexp.MustCompile(`^[A-Za-z0-9_-]{16,64}$`)
+	macForm       = regexp.MustCompile(`^[0-9a-f]{64}$`)
 	// valueForm is what an identity header may hold: nothing that a list or another header could be made of.
 	valueForm = regexp.MustCompile(`^[A-Za-z0-9._@=+/:-]{1,255}$`)
 )
 
 // groups splits a list of groups, which are separated by commas with or without a space behind; nil if it is none.
 func groups(list string) []string {
-	names := strings.Split(list, ",")
-	for i := range names {
-		if i > 0 {
-			names[i] = strings.TrimPrefix(names[i], " ")
-		}
-		if !valueForm.MatchString(names[i]) {
-			return nil
-		}
-	}
-	if len(names) > maxGroups {
+	return names(strings.Split(strings.ReplaceAll(list, ", ", ","), ","))
+}
+
+// scopes splits a list of OAuth 2.0 scopes, which are separated by single spaces; nil if it is none.
+func scopes(list string) []string { return names(strings.Split(list, " ")) }
+
+func names(list []string) []string {
+	if len(list) > maxNames || slices.ContainsFunc(list, func(name string) bool { return !valueForm.MatchString(name) }) {
 		return nil
 	}
-	return names
+	return list
 }
 
 func parse(text string) (*assertion, error) {
@@ -114,7 +115,7 @@ func parse(text string) (*assertion, error) {
 	}
 	a.at = time.Unix(int64(seconds), 0)
 	switch {
-	case !keyIDForm.MatchString(a.keyID):
+	case !sessionIDForm.MatchString(a.keyID) && !nameForm.MatchString(a.keyID):
 		return nil, errors.New("the key ID is none")
 	case !nonceForm.MatchString(a.nonce):
 		return nil, errors.New("the nonce is not 16 to 64 of A-Z a-z 0-9 _ -")
@@ -130,8 +131,11 @@ func parse(text string) (*assertion, error) {
 		}
 		last = at
 		sound := valueForm.MatchString(value)
-		if name == attest.GatewayGroups {
+		switch name {
+		case attest.GatewayGroups:
 			sound = groups(value) != nil
+		case attest.GatewayScopes:
+			sound = scopes(value) != nil
 		}
 		if !sound {
 			return nil, fmt.Errorf("%s is empty, too long or holds other characters than a name has", name)
@@ -142,8 +146,8 @@ func parse(text string) (*assertion, error) {
 }
 
 // Verify implements attest.Verifier for attest.KindGateway: Kind is attest.KindKong, Issuer the gateway's subject, Tenant its
-// issuer, Subject the consumer's ID, Actor the gateway, Expires the session's end. Attributes are consumer_username, consumer_custom_id, credential_id and
-// groups.
+// issuer, Subject the consumer's ID, Actor the gateway, Expires the session's end. Attributes are consumer_username, consumer_custom_id, credential_id,
+// groups and scopes.
 func (v *Verifier) Verify(ctx context.Context, p attest.Proof) (attest.Identity, error) {
 	if p.Kind != attest.KindGateway {
 		return attest.Identity{}, fmt.Errorf("%w: kind %q, expected %q", attest.ErrMalformed, p.Kind, attest.KindGateway)
@@ -160,9 +164,7 @@ func (v *Verifier) Verify(ctx context.Context, p attest.Proof) (attest.Identity,
 	if err != nil {
 		return attest.Identity{}, err
 	}
-	want := hmac.New(sha256.New, []byte(s.Key.Reveal()))
-	want.Write([]byte(a.signed))
-	if !hmac.Equal([]byte(hex.EncodeToString(want.Sum(nil))), []byte(a.mac)) {
+	if !a.isOf(s.Key) && (s.SecondKey.IsZero() || !a.isOf(s.SecondKey)) {
 		return attest.Identity{}, fmt.Errorf("%w: the MAC is not of the session's key", attest.ErrRejected)
 	}
 	// Only now: what isn't the gateway's own uses up no nonce of it.
@@ -176,6 +178,13 @@ func (v *Verifier) Verify(ctx context.Context, p attest.Proof) (attest.Identity,
 		return attest.Identity{}, err
 	}
 	return a.identity(s)
+}
+
+// isOf says whether the MAC was made with the key.
+func (a *assertion) isOf(key secret.Secret) bool {
+	want := hmac.New(sha256.New, []byte(key.Reveal()))
+	want.Write([]byte(a.signed))
+	return hmac.Equal([]byte(hex.EncodeToString(want.Sum(nil))), []byte(a.mac))
 }
 
 func (a *assertion) name() [sha256.Size]byte {
@@ -205,6 +214,9 @@ func (a *assertion) identity(s attest.GatewaySession) (attest.Identity, error) {
 	}
 	if names := groups(a.headers[attest.GatewayGroups]); names != nil {
 		id.Attrs["groups"] = names
+	}
+	if names := scopes(a.headers[attest.GatewayScopes]); names != nil {
+		id.Attrs["scopes"] = names
 	}
 	return id, nil
 }
