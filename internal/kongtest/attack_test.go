@@ -24,10 +24,16 @@ func TestWhatClientsMayNotDo(t *testing.T) {
 		service("echo", e.URL, "/echo", keyAuth, "{name: request-transformer, config: {add: {headers: ['X-Amz-Acl:private']}}}", w.plugin("")),
 		service("anonymous", e.URL, "/anonymous", anonymous, w.plugin("")),
 		service("open", e.URL, "/open", w.plugin("")),
+		service("half", e.URL, "/half", authenticated("nil"), w.plugin("")),
+		service("whole", e.URL, "/whole", authenticated(`{id="00000000-0000-0000-0000-000000000009"}`), w.plugin("")),
+		service("shared", e.URL, "/shared", sharedCredential, w.plugin("send_groups: false")),
+		service("staff", e.URL, "/staff", keyAuth, w.pluginFor("staff", "")),
+		service("nogroups", e.URL, "/nogroups", keyAuth, w.pluginFor("staff", "send_groups: false")),
 		service("inject", e.URL, "/inject", keyAuth, w.plugin("mode: inject, inject_headers: {secret_access_key: X-Upstream-Secret}")),
 	)})
 	w.ready(g)
 	t.Run("nobody is anybody", func(t *testing.T) { nobody(t, g, e) })
+	t.Run("groups", func(t *testing.T) { groups(t, g) })
 	t.Run("stripped", func(t *testing.T) { stripped(t, g, e) })
 	t.Run("kept and signed", func(t *testing.T) { kept(t, g, e) })
 	t.Run("bodies that can't be signed anew", func(t *testing.T) { framed(t, g, e) })
@@ -57,9 +63,46 @@ func nobody(t *testing.T, g *Gateway, e *echo) {
 			t.Errorf("%s: it reached the upstream", path)
 		}
 	}
+	// A consumer without a credential, as some plugins leave it; and a word of somebody on the way that it is an anonymous one.
+	for path, h := range map[string]http.Header{"/half/x": {}, "/whole/x": {"X-Anonymous-Consumer": {"true"}}} {
+		if resp, body := Do(t, "GET", g.URL+path, h, nil); resp.StatusCode != http.StatusUnauthorized {
+			t.Errorf("%s: %s %s", path, resp.Status, body)
+		}
+	}
+	if resp, body := Do(t, "GET", g.URL+"/whole/x", nil, nil); resp.StatusCode != http.StatusOK {
+		t.Errorf("%s %s", resp.Status, body)
+	}
+	// One credential of two consumers' is not one consumer.
+	_, acme := Do(t, "GET", g.URL+"/shared/x", http.Header{"X-Who": {"acme"}}, nil)
+	_, umbrella := Do(t, "GET", g.URL+"/shared/x", http.Header{"X-Who": {"umbrella"}}, nil)
+	if acme == "" || acme == umbrella {
+		t.Errorf("%q and %q", acme, umbrella)
+	}
 	// With a credential, the same route is somebody's.
 	if resp, body := Do(t, "GET", g.URL+"/anonymous/x", header("alice"), nil); resp.StatusCode != http.StatusOK {
 		t.Errorf("%s %s", resp.Status, body)
+	}
+}
+
+// authenticated is a plugin that authenticates alice with some credential, and sets no header.
+func authenticated(credential string) string {
+	return fmt.Sprintf(`{name: pre-function, config: {access: ['kong.client.authenticate({id="%s", custom_id="acme"}, %s)']}}`, aliceID, credential)
+}
+
+// sharedCredential is a plugin that gives all its consumers the same credential.
+const sharedCredential = `{name: pre-function, config: {access: ['local credential = {id="shared"} return function() kong.client.authenticate({id=kong.request.get_header("X-Who"), custom_id=kong.request.get_header("X-Who")}, credential) end']}}`
+
+// A consumer's groups are those that Kong knows.
+func groups(t *testing.T, g *Gateway) {
+	spoof := []string{"X-Authenticated-Groups", "staff", "X-Consumer-Groups", "staff"}
+	for path, want := range map[string]map[string]int{
+		"/staff/x": {"alice": http.StatusOK, "bob": http.StatusForbidden}, "/nogroups/x": {"alice": http.StatusForbidden, "bob": http.StatusForbidden},
+	} {
+		for who, status := range want {
+			if resp, body := Do(t, "GET", g.URL+path, header(who, spoof...), nil); resp.StatusCode != status {
+				t.Errorf("%s as %s: %s %s", path, who, resp.Status, body)
+			}
+		}
 	}
 }
 

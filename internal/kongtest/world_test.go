@@ -98,21 +98,28 @@ roles:
     session_policy: |
       %s
     ttl: %s
+  - name: staff
+    when: identity.kind == "kong" && "staff" in identity.attrs.groups
+    exchanger: minio
+    policies: [reports-rw]
 `, w.idp.URL, w.minio.Endpoint, brokertest.ClientID, carolID, tenantOnly, ttl)
 }
 
 // plugin is the plugin's configuration, with further settings in YAML's flow style: "mode: inject, ttl: 900".
-func (w *world) plugin(more string) string {
+func (w *world) plugin(more string) string { return w.pluginFor("reports", more) }
+
+// pluginFor is plugin for another role.
+func (w *world) pluginFor(role, more string) string {
 	if more != "" {
 		more = ", " + more
 	}
-	return fmt.Sprintf("{name: credential-broker, config: {broker_url: %q, session_url: %q, gateway_role: kong, role: reports, token_file: %q%s}}",
-		"http://"+w.gateway, w.HTTP, w.tokenFile, more)
+	return fmt.Sprintf("{name: credential-broker, config: {broker_url: %q, session_url: %q, gateway_role: kong, role: %s, token_file: %q%s}}",
+		"http://"+w.gateway, w.HTTP, role, w.tokenFile, more)
 }
 
 const consumers = `
 consumers:
-  - {id: ` + aliceID + `, username: alice, custom_id: acme, keyauth_credentials: [{id: 00000000-0000-0000-0000-000000000001, key: alice-key}]}
+  - {id: ` + aliceID + `, username: alice, custom_id: acme, acls: [{group: staff}, {group: readers}], keyauth_credentials: [{id: 00000000-0000-0000-0000-000000000001, key: alice-key}]}
   - {id: ` + bobID + `, username: "bob b.", custom_id: umbrella, keyauth_credentials: [{id: 00000000-0000-0000-0000-000000000002, key: bob-key}]}
   - {id: ` + carolID + `, username: carol, custom_id: nobody, keyauth_credentials: [{id: 00000000-0000-0000-0000-000000000003, key: carol-key}]}
   - {id: ` + anonID + `, username: anonymous, custom_id: acme}

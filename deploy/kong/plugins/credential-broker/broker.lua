@@ -184,7 +184,7 @@ end
 local function signed(conf, found, path, body, word, request_id)
   ngx.update_time()
   local at = format("%d", ngx.time())
-  local nonce = gsub(random.bytes(16), ".", function(c) return format("%02x", c:byte()) end)
+  local nonce = gsub(assert(random.bytes(16, true), "no random bytes"), ".", function(c) return format("%02x", c:byte()) end)
   local headers = {
     ["X-Credbroker-Gateway-Key-Id"] = found.key_id, ["X-Credbroker-Gateway-Timestamp"] = at, ["X-Credbroker-Gateway-Nonce"] = nonce,
     ["X-Kong-Request-Id"] = request_id,

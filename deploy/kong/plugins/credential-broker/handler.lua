@@ -38,7 +38,7 @@ local INTERNAL = { status = 500, code = "InternalError", message = "The gateway 
 local NO_TRAILER = { status = 501, code = "NotImplemented", message = "A body with a trailer can't go with a signature in the query." }
 
 local function groups_of(consumer)
-  if not has_groups then
+  if not has_groups or not kong.db.acls then
     return nil
   end
   local groups, err = acl_groups.get_consumer_groups(consumer.id)

@@ -163,7 +163,7 @@ local vault = {
 
 function _M.new()
   return {
-    version = "3.9.1", client = client, request = request, response = response, log = log, ctx = ctx, vault = vault,
+    version = "3.9.3", db = { acls = {} }, client = client, request = request, response = response, log = log, ctx = ctx, vault = vault,
     service = {
       request = service_request,
       response = { get_header = response.get_header, get_status = response.get_status },
