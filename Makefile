@@ -36,7 +36,7 @@ unit: tools ## Go tests with -race, against real servers where they need one
 
 .PHONY: tools
 tools: ## Install the servers that the tests run, if the cache lacks them
-	@for tool in minio mc redis-server redis-cli kube-apiserver vault nginx-lua lua-busted lua-check; do scripts/tool $$tool >/dev/null; done
+	@for tool in minio mc redis-server redis-cli kube-apiserver vault nginx-lua lua-busted lua-check aws; do scripts/tool $$tool >/dev/null; done
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target FUZZTIME (10000x) times
