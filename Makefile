@@ -19,6 +19,10 @@ demo: ## Start a real MinIO and a broker, and show what happens: five minutes th
 demo-kong: ## Show the plugin for Kong: nginx with Lua, broker, MinIO and an identity provider
 	@scripts/demo/kong/demo.sh
 
+.PHONY: demo-sdks
+demo-sdks: ## Run stock SDKs and command lines against a broker and MinIO by variables alone, and check the endpoints
+	@scripts/demo/sdks/demo.sh
+
 .PHONY: demo-vault
 demo-vault: ## The same with a real Vault and Redis, and a broker that holds no secret of its own; ends with an inventory
 	@scripts/demo/vault/demo.sh

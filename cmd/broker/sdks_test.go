@@ -1,13 +1,19 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/credbroker/credbroker/internal/brokertest"
 )
@@ -46,6 +52,8 @@ func TestStockSDKs(t *testing.T) {
 	container := append([]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + w.HTTP + "/v1/container-credentials/lister", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + token}, s3...)
 	agent := append([]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + a.uri("lister"), "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + a.TokenFile}, s3...)
 
+	t.Run("requests of others", func(t *testing.T) { replay(t, w.HTTP, string(text)) })
+
 	awsGo, minioGo := goClient(t, "aws-sdk-go-v2"), goClient(t, "minio-go")
 	mc, cli := brokertest.Tool(t, "mc"), brokertest.Tool(t, "aws")
 	twice := func(command string) []string { // a program that ends starts anew
@@ -83,6 +91,46 @@ func TestStockSDKs(t *testing.T) {
 				t.Errorf("the broker was asked %d times; at least %d were expected", calls, c.calls)
 			}
 		})
+	}
+}
+
+// replay sends the requests of testdata/sdk-requests as they stand, with this token, and checks what comes back.
+func replay(t *testing.T, broker, token string) {
+	files, err := filepath.Glob("testdata/sdk-requests/*.http")
+	if err != nil || len(files) != 7 {
+		t.Fatal(files, err)
+	}
+	host := strings.TrimPrefix(broker, "http://")
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, text, _ := strings.Cut(string(data), "\n") // whose it is
+		parts := strings.Split(strings.TrimSuffix(text, "\n"), "\n\n")
+		head, body, want := parts[0], "", parts[len(parts)-1]
+		if len(parts) == 3 {
+			body = strings.ReplaceAll(parts[1], "{{token}}", token)
+		}
+		head = strings.NewReplacer("{{token}}", token, "{{host}}", host, "{{length}}", strconv.Itoa(len(body)), "\n", "\r\n").Replace(head)
+		conn, err := net.Dial("tcp", host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.WriteString(conn, head+"\r\n\r\n"+body); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, _ := io.ReadAll(resp.Body)
+		conn.Close()
+		got := strconv.Itoa(resp.StatusCode) + " " + resp.Header.Get("Content-Type")
+		if got != want || strings.Contains(string(answer), "AccessKeyId") != (resp.StatusCode == http.StatusOK) {
+			t.Errorf("%s gets %s; want %s\n%.300s", filepath.Base(file), got, want, answer)
+		}
 	}
 }
 
