@@ -18,11 +18,11 @@ const (
 type Sign int
 
 const (
-	// NoSign: the attempt ended for a reason of the caller's.
+	// NoSign means that the attempt ended for a reason of the caller's.
 	NoSign Sign = iota
-	// Alive: the server answered.
+	// Alive means that the server answered.
 	Alive
-	// Away: it could not be reached, or said "later".
+	// Away means that it could not be reached, or said "later".
 	Away
 )
 
