@@ -56,6 +56,8 @@ type Client struct {
 type transport interface {
 	// issue makes one call. Its errors are *Error, or wrap ErrUnreachable, or tell that the answer is no broker's.
 	issue(ctx context.Context, p proofs, w want) (Credentials, error)
+	// sign is the same for signatures.
+	sign(ctx context.Context, p proofs, w signWant) (Signatures, error)
 	close()
 }
 
@@ -219,34 +221,11 @@ func (c *Client) issue(ctx context.Context, w want) (Credentials, error) {
 	if err := w.check(); err != nil {
 		return Credentials{}, err
 	}
-	if !c.begin() {
-		return Credentials{}, ErrClosed
-	}
-	defer c.underWay.Done()
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	defer context.AfterFunc(c.ctx, cancel)()
-	got, err := c.ask(ctx, w)
-	if c.ctx.Err() != nil {
-		return Credentials{}, ErrClosed
-	}
-	return got, err
-}
-
-func (c *Client) ask(ctx context.Context, w want) (Credentials, error) {
-	var p proofs
-	var err error
-	if p.subject, err = c.prover.Prove(ctx); err != nil {
-		return Credentials{}, fmt.Errorf("no proof of identity: %w", err)
-	}
-	if c.actor != nil {
-		actor, err := c.actor.Prove(ctx)
-		if err != nil {
-			return Credentials{}, fmt.Errorf("no proof of the actor's identity: %w", err)
-		}
-		p.actor = &actor
-	}
-	got, err := c.transport.issue(ctx, p, w)
+	var got Credentials
+	err := c.call(ctx, func(ctx context.Context, p proofs) (err error) {
+		got, err = c.transport.issue(ctx, p, w)
+		return err
+	})
 	if err != nil {
 		return Credentials{}, err
 	}
@@ -255,6 +234,39 @@ func (c *Client) ask(ctx context.Context, w want) (Credentials, error) {
 			got.Expires.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	return got, nil
+}
+
+// call has the proofs made and shown, within callTimeout and until the client is closed.
+func (c *Client) call(ctx context.Context, show func(context.Context, proofs) error) error {
+	if !c.begin() {
+		return ErrClosed
+	}
+	defer c.underWay.Done()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	defer context.AfterFunc(c.ctx, cancel)()
+	p, err := c.prove(ctx)
+	if err == nil {
+		err = show(ctx, p)
+	}
+	if c.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return err
+}
+
+func (c *Client) prove(ctx context.Context) (p proofs, err error) {
+	if p.subject, err = c.prover.Prove(ctx); err != nil {
+		return proofs{}, fmt.Errorf("no proof of identity: %w", err)
+	}
+	if c.actor != nil {
+		actor, err := c.actor.Prove(ctx)
+		if err != nil {
+			return proofs{}, fmt.Errorf("no proof of the actor's identity: %w", err)
+		}
+		p.actor = &actor
+	}
+	return p, nil
 }
 
 // sound says whether an answer holds what S3 credentials need, in characters that headers and files can carry.

@@ -92,10 +92,10 @@ func retryable(err error) (bool, time.Duration) {
 	return errors.Is(err, ErrUnreachable), 0
 }
 
-// sane says whether a code can be a broker's: lower-case letters and underscores.
+// sane says whether a code can be a broker's: lower-case letters, digits and underscores.
 func (c Code) sane() bool {
 	for i := range len(c) {
-		if (c[i] < 'a' || c[i] > 'z') && c[i] != '_' {
+		if (c[i] < 'a' || c[i] > 'z') && (c[i] < '0' || c[i] > '9') && c[i] != '_' {
 			return false
 		}
 	}

@@ -44,6 +44,10 @@ type standIn struct {
 
 var errAway = unreachable("broker.example", errors.New("connection refused"))
 
+func (s *standIn) sign(context.Context, proofs, signWant) (Signatures, error) {
+	return Signatures{}, errAway
+}
+
 func (s *standIn) issue(ctx context.Context, _ proofs, w want) (Credentials, error) {
 	s.mu.Lock()
 	s.calls = append(s.calls, time.Now())

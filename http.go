@@ -30,13 +30,13 @@ const (
 
 // httpTransport speaks the HTTP API: internal/server/openapi.yaml.
 type httpTransport struct {
-	url, host, userAgent string
-	client               *http.Client
+	base, host, userAgent string // base has no path
+	client                *http.Client
 }
 
 func newHTTP(at endpoint, userAgent string) *httpTransport {
 	return &httpTransport{
-		url: at.url.JoinPath("/v1/credentials").String(), host: at.url.Host, userAgent: userAgent,
+		base: at.url.JoinPath("/").String(), host: at.url.Host, userAgent: userAgent,
 		client: &http.Client{
 			Transport: &http.Transport{
 				TLSClientConfig:     at.tls,
@@ -55,21 +55,18 @@ func newHTTP(at endpoint, userAgent string) *httpTransport {
 func (t *httpTransport) close() { t.client.CloseIdleConnections() }
 
 func (t *httpTransport) issue(ctx context.Context, p proofs, w want) (Credentials, error) {
-	req, err := t.request(ctx, p, w)
+	shown, err := newHTTPProofs(p)
 	if err != nil {
 		return Credentials{}, err
 	}
-	resp, err := t.client.Do(req)
+	answer, err := t.post(ctx, "v1/credentials", p, struct {
+		Role       string `json:"role"`
+		Policy     string `json:"policy,omitzero"`
+		TTLSeconds int64  `json:"ttl_seconds,omitzero"`
+		httpProofs
+	}{w.role, w.policy, int64(w.ttl / time.Second), shown})
 	if err != nil {
-		return Credentials{}, unreachable(t.host, withoutURL(err))
-	}
-	defer resp.Body.Close() //nolint:errcheck // read-only
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return Credentials{}, unreachable(t.host, fmt.Errorf("the answer broke off: %w", err))
-	}
-	if resp.StatusCode != http.StatusOK {
-		return Credentials{}, t.refusal(resp, answer)
+		return Credentials{}, err
 	}
 	var body struct {
 		AccessKeyID     string    `json:"access_key_id"`
@@ -109,37 +106,55 @@ func newHTTPProof(proof prove.Proof) (httpProof, error) {
 	return httpProof{}, fmt.Errorf("credbroker: proofs of kind %q can't be sent over HTTP", proof.Kind())
 }
 
-func (t *httpTransport) request(ctx context.Context, p proofs, w want) (*http.Request, error) {
-	body := struct {
-		Role       string `json:"role"`
-		Policy     string `json:"policy,omitzero"`
-		TTLSeconds int64  `json:"ttl_seconds,omitzero"`
-		httpProof
-		Actor *httpProof `json:"actor,omitzero"`
-	}{Role: w.role, Policy: w.policy, TTLSeconds: int64(w.ttl / time.Second)}
+// httpProofs are what of a call's proofs is in the body: a JWT is in the header, and a certificate what the broker looks at if there is
+// neither.
+type httpProofs struct {
+	AWSProof string     `json:"aws_proof,omitzero"`
+	Actor    *httpProof `json:"actor,omitzero"`
+}
+
+func newHTTPProofs(p proofs) (httpProofs, error) {
 	subject, err := newHTTPProof(p.subject)
+	if err != nil || p.actor == nil {
+		return httpProofs{AWSProof: subject.AWSProof}, err
+	}
+	actor, err := newHTTPProof(*p.actor)
+	return httpProofs{subject.AWSProof, &actor}, err
+}
+
+// post sends a body and returns what the broker says if that is no refusal.
+func (t *httpTransport) post(ctx context.Context, path string, p proofs, body any) ([]byte, error) {
+	req, err := t.request(ctx, path, p, body)
 	if err != nil {
 		return nil, err
 	}
-	body.AWSProof = subject.AWSProof // a JWT is in the header, and a certificate what the broker looks at if there is neither
-	if p.actor != nil {
-		actor, err := newHTTPProof(*p.actor)
-		if err != nil {
-			return nil, err
-		}
-		body.Actor = &actor
+	resp, err := t.client.Do(req)
+	if err != nil {
+		return nil, unreachable(t.host, withoutURL(err))
 	}
+	defer resp.Body.Close() //nolint:errcheck // read-only
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return nil, unreachable(t.host, fmt.Errorf("the answer broke off: %w", err))
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, t.refusal(resp, answer)
+	}
+	return answer, nil
+}
+
+func (t *httpTransport) request(ctx context.Context, path string, p proofs, body any) (*http.Request, error) {
 	data, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.url, bytes.NewReader(data))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.base+path, bytes.NewReader(data))
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	if p.subject.Kind() == prove.JWT {
-		req.Header.Set("Authorization", "Bearer "+subject.JWT)
+		req.Header.Set("Authorization", "Bearer "+p.subject.Reveal())
 	}
 	req.Header.Set("User-Agent", t.userAgent)
 	// Not sent: it tells net/http that the call may be repeated on a new connection if the broker closed the old one just now.

@@ -50,7 +50,7 @@ func (f *fakePipeline) Issue(_ context.Context, req broker.Request) (broker.Issu
 }
 
 // listeners serves a pipeline on both of a broker's listeners and returns their URLs, with TLS if files has a certificate.
-func listeners(t *testing.T, f *fakePipeline, files server.TLSFiles) []string {
+func listeners(t *testing.T, f server.Broker, files server.TLSFiles) []string {
 	t.Helper()
 	o := server.Options{Log: slog.New(slog.DiscardHandler), RequestTimeout: 10 * time.Second}
 	s := ""
