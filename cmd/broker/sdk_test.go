@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -296,5 +297,42 @@ func TestSDKSurfacesHandOutWhatLasts(t *testing.T) {
 	}
 	if !strings.Contains(w.Log(), "too short-lived for SDKs") || !strings.Contains(strings.Join(w.Audit(), "\n"), `"session":"ci-run-7"`) {
 		t.Errorf("%s\n%v", w.Log(), w.Audit())
+	}
+}
+
+// TestMintedCredentialsKnowWhoTheyAre has AWS's own client ask with what the broker minted: it learns who that is, and can get nothing by
+// it.
+func TestMintedCredentialsKnowWhoTheyAre(t *testing.T) {
+	w := newWorld(t, "CREDBROKER__STS__CALLER_IDENTITY=true", "CREDBROKER__STS__ACCOUNT=123456789012")
+	w.WriteConfig(w.config(`
+  - name: anybodys
+    when: "true"
+    exchanger: minio
+    policies: [reports-rw]
+`))
+	w.Start()
+	w.minio.Start()
+	w.furnish()
+	a := w.mustIssue(w.token(nil), "")
+	client := func(id, key, token string) *sts.Client {
+		return sts.New(sts.Options{Region: "us-east-1", BaseEndpoint: aws.String(w.HTTP + "/sts"), RetryMaxAttempts: 1, Credentials: credentials.NewStaticCredentialsProvider(id, key, token)})
+	}
+	who, err := client(a.AccessKeyID, a.SecretAccessKey, a.SessionToken).GetCallerIdentity(t.Context(), nil)
+	if err != nil || *who.Arn != "arn:aws:sts::123456789012:assumed-role/reports/"+a.AccessKeyID || *who.UserId != "reports:"+a.AccessKeyID || *who.Account != "123456789012" {
+		t.Errorf("%+v, %v", who, err)
+	}
+	for name, c := range map[string]*sts.Client{
+		"another secret": client(a.AccessKeyID, "x", a.SessionToken), "another token": client(a.AccessKeyID, a.SecretAccessKey, "x"), "no token": client(a.AccessKeyID, a.SecretAccessKey, ""),
+		"an unknown key": client("AKIDNOBODY", a.SecretAccessKey, a.SessionToken),
+	} {
+		if _, err := c.GetCallerIdentity(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "api error SignatureDoesNotMatch: ") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := client(a.AccessKeyID, a.SecretAccessKey, a.SessionToken).AssumeRole(t.Context(), &sts.AssumeRoleInput{RoleArn: aws.String("arn:aws:iam::123456789012:role/anybodys"), RoleSessionName: aws.String("test")}); err == nil || !strings.Contains(err.Error(), "api error SignatureDoesNotMatch: ") {
+		t.Errorf("credentials beget credentials: %v", err)
+	}
+	if audit := strings.Join(w.Audit(), "\n"); !strings.Contains(audit, `"event":"who_is","decision":"allowed"`) || !strings.Contains(audit, `"kind":"minted","issuer":"`+w.idp.URL+`","tenant":"reports","subject":"alice"`) {
+		t.Errorf("%s", audit)
 	}
 }

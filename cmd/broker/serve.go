@@ -129,6 +129,7 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 	if client != nil {
 		sessions = client.Sessions()
 	}
+	minted, mintedVerifier := newMinted(cfg.STS.CallerIdentity, client)
 	kept := kept{used: used, sessions: sessions}
 	if p.issuer, err = issuer.New(owns); err != nil {
 		return nil, err
@@ -168,7 +169,9 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 		MaxInFlight:   cfg.Limits.MaxInFlight,
 		MaxMints:      cfg.Limits.MaxMints,
 		Sessions:      sessions,
-		Observe:       m.Observe,
+
+		Minted: minted, MintedVerifier: mintedVerifier,
+		Observe: m.Observe,
 	}, book)
 	p.reloader = &reloader{
 		load: load, broker: p.broker, backends: backends, metrics: m, log: log, reopenAudit: p.audit.Reopen,

@@ -331,6 +331,18 @@ func newSigV4Verifier(list []config.AccessKey) (*sigv4.Verifier, error) {
 	return v, nil
 }
 
+// newMinted makes the memory of minted credentials and what verifies by it; both are nil if nothing is to be remembered.
+func newMinted(wanted bool, client *redis.Client) (attest.MintedKeys, attest.Verifier) {
+	if !wanted {
+		return nil, nil
+	}
+	var keys attest.MintedKeys = attest.NewMintedMemory(time.Now)
+	if client != nil {
+		keys = client.Minted()
+	}
+	return keys, sigv4.NewMinted(keys, nil)
+}
+
 func newX509Verifier(authorities []config.X509, log *slog.Logger) (*x509proof.Verifier, error) {
 	list := make([]x509proof.Authority, len(authorities))
 	for i, a := range authorities {

@@ -26,6 +26,9 @@ const (
 	KindGateway Kind = "gateway"
 	// KindSigV4 is a request for STS that was signed with an access key which the broker knows.
 	KindSigV4 Kind = "sigv4"
+	// KindMinted is the same with credentials that the broker minted. It is a kind of identity as well, of who has such credentials: that
+	// proves who somebody is to whoever asks, and gives no role, so that credentials can't beget others.
+	KindMinted Kind = "minted"
 )
 
 // The kinds of identities.
@@ -75,7 +78,7 @@ type Proof struct {
 	Kind Kind
 	// Data is the proof itself: for KindJWT the compact JWT (RFC 7519); for KindAWS what package awsiam says; for KindX509 the
 	// certificates that the connection's peer sent, in DER, one after the other, the leaf first: TLS has seen to it that the peer has
-	// the leaf's key, and to nothing else; for KindGateway and KindSigV4 what packages gateway and sigv4 say.
+	// the leaf's key, and to nothing else; for KindGateway, KindSigV4 and KindMinted what packages gateway and sigv4 say.
 	Data secret.Secret
 }
 

@@ -12,7 +12,7 @@
 //	kong_request_id    Kong's ID of the same request
 //	traceparent        W3C Trace Context
 //	identity           who the proof showed; absent if it did not pass:
-//	  kind               required: what it is (oidc, aws, gcp, azure, kubernetes, spiffe, x509, access_key)
+//	  kind               required: what it is (oidc, aws, gcp, azure, kubernetes, spiffe, x509, access_key, minted)
 //	  issuer             required: who vouches for the subject
 //	  tenant             separates subjects of one issuer
 //	  subject            required

@@ -97,6 +97,9 @@ type Config struct {
 	MaxMints int
 	// Sessions keeps gateway sessions; nil if there can be none.
 	Sessions attest.GatewaySessions
+	// Minted remembers what is minted, and MintedVerifier takes what was signed with it, for WhoIs alone; nil if it isn't remembered.
+	Minted         attest.MintedKeys
+	MintedVerifier attest.Verifier
 	// Observe is told of every call; optional.
 	Observe func(Outcome)
 	// Now is the clock; time.Now if nil.
@@ -198,10 +201,15 @@ func (b *Broker) ExplainAccess(ctx context.Context, req Request) (Access, error)
 	return b.access(ctx, req, eventExplain)
 }
 
-// WhoIs tells a caller who it is to the broker, and nothing of roles. Its errors are those of ExplainAccess but for ErrRateLimited.
+// WhoIs tells a caller who it is to the broker, and nothing of roles. It alone takes attest.KindMinted as a proof. Its errors are those of ExplainAccess but for ErrRateLimited.
 func (b *Broker) WhoIs(ctx context.Context, req Request) (attest.Identity, error) {
 	var id attest.Identity
 	err := b.decide(req, eventWhoIs, func(book *Rulebook, d *decision) error {
+		if req.Proof.Kind == attest.KindMinted && b.cfg.MintedVerifier != nil {
+			withMinted := *book
+			withMinted.Verifiers = map[attest.Kind]attest.Verifier{attest.KindMinted: b.cfg.MintedVerifier}
+			book = &withMinted
+		}
 		if err := b.identify(ctx, book, req, d); err != nil {
 			return err
 		}

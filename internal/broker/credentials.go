@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -126,7 +127,23 @@ func (b *Broker) mint(ctx context.Context, req exchange.Request) (exchange.Crede
 	case c.Expires.Before(now.Add(req.Grant.Min - expirySlack)):
 		return exchange.Credentials{}, fmt.Errorf("%w: it ends at %s, less than the %s that the role hands out at least", exchange.ErrBadResult, c.Expires.UTC().Format(time.RFC3339), req.Grant.Min)
 	}
+	b.remember(ctx, req, c)
 	return c, nil
+}
+
+// remember keeps what was minted, so that who signs with it can be told who that is. That it couldn't be is no reason to hand out
+// nothing: nobody is let in by it.
+func (b *Broker) remember(ctx context.Context, req exchange.Request, c exchange.Credentials) {
+	if b.cfg.Minted == nil {
+		return
+	}
+	err := b.cfg.Minted.Keep(ctx, attest.Minted{
+		AccessKeyID: c.AccessKeyID, SecretAccessKey: c.SecretAccessKey, Token: sha256.Sum256([]byte(c.SessionToken.Reveal())),
+		Issuer: req.Identity.Issuer, Subject: req.Identity.Subject, Role: req.Grant.Role, Expires: c.Expires,
+	})
+	if err != nil {
+		b.cfg.Log.Warn("a minted key is not remembered: GetCallerIdentity won't know it", "request_id", req.Correlation.RequestID, "cause", clip(err.Error()))
+	}
 }
 
 // exchange asks the grant's exchanger, and its fall-back if that one is away.

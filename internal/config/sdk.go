@@ -9,6 +9,9 @@ type STS struct {
 	// MinLeft is the least life left of what is handed out, as far as the role allows: 0s to 12h. Default 20m, since SDKs renew 5 to 15
 	// minutes ahead.
 	MinLeft time.Duration `yaml:"min_left"`
+	// CallerIdentity remembers of minted credentials what it takes to answer GetCallerIdentity to who signs with them: the secret key, a
+	// hash of the session token, for whom and for which role. Default false.
+	CallerIdentity bool `yaml:"caller_identity"`
 }
 
 // AccessKey is a key whose holder proves itself by signing STS requests with it. It lasts for as long as it stands there: whoever has it

@@ -89,21 +89,29 @@ func (a *httpAPI) assume(ctx context.Context, c *httpCall, req broker.Request, a
 	return nil
 }
 
-// callerIdentity tells who signs with an access key who that is.
+// callerIdentity tells who signs with an access key of the configuration's, or with minted credentials, who that is.
 func (a *httpAPI) callerIdentity(ctx context.Context, c *httpCall, f form) error {
 	if len(f) != 2 {
 		return invalid("a parameter that GetCallerIdentity doesn't have")
 	}
-	id, err := a.broker.WhoIs(ctx, broker.Request{Proof: c.signedProof(), Correlation: c.corr, Source: c.source()})
+	proof := c.signedProof()
+	if !proof.Data.IsZero() && len(c.r.Header["X-Amz-Security-Token"]) > 0 {
+		proof.Kind = attest.KindMinted
+	}
+	id, err := a.broker.WhoIs(ctx, broker.Request{Proof: proof, Correlation: c.corr, Source: c.source()})
 	if err != nil {
 		return err
+	}
+	arn, userID := "arn:aws:iam::"+a.opts.Account+":user/"+id.Subject, id.Subject
+	if id.Kind == attest.KindMinted {
+		arn, userID = assumedRole(a.opts.Account, id.Tenant, id.Session), id.Tenant+":"+id.Session
 	}
 	const action = "GetCallerIdentity"
 	var x xmlText
 	x.open(action, "Response")
 	x.WriteString("<" + action + "Result>")
-	x.element("Arn", "arn:aws:iam::"+a.opts.Account+":user/"+id.Subject)
-	x.element("UserId", id.Subject)
+	x.element("Arn", arn)
+	x.element("UserId", userID)
 	x.element("Account", a.opts.Account)
 	x.WriteString("</" + action + "Result>")
 	x.end(action, c.corr.RequestID)

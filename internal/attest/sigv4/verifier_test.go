@@ -259,3 +259,59 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+// mintedKeys knows one key.
+type mintedKeys struct{ attest.Minted }
+
+func (m mintedKeys) Keep(context.Context, attest.Minted) error { return nil }
+func (m mintedKeys) Find(_ context.Context, id string) (attest.Minted, error) {
+	switch id {
+	case m.AccessKeyID:
+		return m.Minted, nil
+	case "AKIDLATER":
+		return attest.Minted{}, attest.ErrUnavailable
+	}
+	return attest.Minted{}, attest.ErrRejected
+}
+
+func TestMintedCredentialsSign(t *testing.T) {
+	keys := mintedKeys{attest.Minted{
+		AccessKeyID: keyID, SecretAccessKey: secret.New(theKey), Token: sha256.Sum256([]byte("the.session.token")), Issuer: "https://idp", Subject: "alice", Role: "reports", Expires: now.Add(time.Hour),
+	}}
+	v := sigv4.NewMinted(keys, func() time.Time { return now })
+	minted := func(change func(*call)) string {
+		c := goodCall()
+		c.token = "the.session.token"
+		if change != nil {
+			change(&c)
+		}
+		return c.proof(t)
+	}
+	id, err := v.Verify(t.Context(), attest.Proof{Kind: attest.KindMinted, Data: secret.New(minted(nil))})
+	if err != nil || id.Kind != attest.KindMinted || id.Issuer != "https://idp" || id.Subject != "alice" || id.Tenant != "reports" || id.Session != keyID || !id.Expires.Equal(keys.Expires) {
+		t.Errorf("%+v, %v", id, err)
+	}
+	for name, tc := range map[string]struct {
+		kind attest.Kind
+		text string
+		want error
+	}{
+		"another kind":        {attest.KindSigV4, minted(nil), attest.ErrMalformed},
+		"no request":          {attest.KindMinted, "a", attest.ErrMalformed},
+		"another secret":      {attest.KindMinted, minted(func(c *call) { c.secret = "other" }), attest.ErrRejected},
+		"another token":       {attest.KindMinted, minted(func(c *call) { c.token = "another.session.token" }), attest.ErrRejected},
+		"no token":            {attest.KindMinted, minted(func(c *call) { c.token = "" }), attest.ErrRejected},
+		"an unknown key":      {attest.KindMinted, minted(func(c *call) { c.id = "AKIDNOBODY" }), attest.ErrRejected},
+		"old":                 {attest.KindMinted, minted(func(c *call) { c.at = now.Add(-time.Hour) }), attest.ErrRejected},
+		"a memory that's out": {attest.KindMinted, minted(func(c *call) { c.id = "AKIDLATER" }), attest.ErrUnavailable},
+	} {
+		if id, err := v.Verify(t.Context(), attest.Proof{Kind: tc.kind, Data: secret.New(tc.text)}); !errors.Is(err, tc.want) || id.Subject != "" {
+			t.Errorf("%s: %+v, %v", name, id, err)
+		}
+	}
+	c := goodCall()
+	c.token, c.at = "the.session.token", time.Now().UTC()
+	if _, err := sigv4.NewMinted(keys, nil).Verify(t.Context(), attest.Proof{Kind: attest.KindMinted, Data: secret.New(c.proof(t))}); err != nil {
+		t.Errorf("by the machine's clock: %v", err)
+	}
+}
