@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The demo of stock SDKs: each client, in an environment that holds its variables and nothing else, lists a bucket of a real MinIO with
-# credentials of a broker, asks for credentials anew, and lists again. Then what the broker's endpoints, the agent's and MinIO's own STS answer to
-# SDKs and to bad input. It exits non-zero if something doesn't come out as it says.
+# credentials of a broker, asks for credentials anew, and lists again; so does a real Vault's AWS engine. Then what the broker's endpoints, the
+# agent's and MinIO's own STS answer to SDKs and to bad input. It exits non-zero if something doesn't come out as it says.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../../.."
@@ -12,10 +12,11 @@ step "1. Programs"
 minio=$(scripts/tool minio)
 mc=$(scripts/tool mc)
 aws=$(scripts/tool aws)
+vault=$(scripts/tool vault)
 CGO_ENABLED=0 go build -trimpath -o "$work/broker" ./cmd/broker
 go build -o "$work/aws-sdk-go-v2" ./scripts/sdks/aws-sdk-go-v2
 go build -o "$work/minio-go" ./scripts/sdks/minio-go
-ok "broker and Go clients built; MinIO, mc and AWS CLI 2.9 are in this user's cache, pinned by scripts/tools.txt"
+ok "broker and Go clients built; MinIO, mc, Vault and AWS CLI 2.9 are in this user's cache, pinned by scripts/tools.txt"
 # What can't be fetched without root runs where the machine has it.
 node='' boto3='' newer=''
 if [ "$(node --version 2>/dev/null | sed 's/^v\([0-9]*\).*/\1/')" -ge 20 ] 2>/dev/null; then
@@ -32,12 +33,15 @@ case $version in
   1.29 | 1.[3-9][0-9] | 2.1[3-9] | 2.[2-9][0-9]) newer=$(command -v aws) && ok "AWS CLI $version is on this machine too" ;;
 esac
 
-http=$(free_port) grpc=$(free_port) ops=$(free_port) idp=$(free_port) s3=$(free_port) own=$(free_port) port=$(free_port)
+http=$(free_port) grpc=$(free_port) ops=$(free_port) idp=$(free_port) s3=$(free_port) own=$(free_port) port=$(free_port) vaults=$(free_port)
 broker_url=http://127.0.0.1:$http
 minio_url=http://127.0.0.1:$s3
 socket=$work/admin.sock
 
 step "2. The broker, with a development identity provider that knows alice (finance) and carol"
+vault_key=$(head -c 10 /dev/urandom | od -An -tx1 | tr -d ' \n' | tr a-f A-F) vault_secret=$(head -c 24 /dev/urandom | base64 | tr -d '/+=')
+(umask 077 && printf '{"access_key_id":"%s","secret_access_key":"%s"}' "$vault_key" "$vault_secret" >"$work/vault-key.json")
+sed "s|vault-key.json|$work/vault-key.json|" "$here/broker.yaml" >"$work/broker.yaml"
 CREDBROKER__ISSUER__URL=$broker_url \
 CREDBROKER__LISTENERS__HTTP__ADDRESS=127.0.0.1:$http \
 CREDBROKER__LISTENERS__GRPC__ADDRESS=127.0.0.1:$grpc \
@@ -45,7 +49,7 @@ CREDBROKER__LISTENERS__METRICS__ADDRESS=127.0.0.1:$ops \
 CREDBROKER__LISTENERS__ADMIN__SOCKET=$socket \
 CREDBROKER__EXCHANGERS__MINIO__ENDPOINT=$minio_url \
 CREDBROKER__AUDIT__PATH=$work/audit.jsonl \
-  "$work/broker" dev --config "$here/broker.yaml" --idp-address "127.0.0.1:$idp" \
+  "$work/broker" dev --config "$work/broker.yaml" --idp-address "127.0.0.1:$idp" \
   --user alice:finance --user carol:readwrite >"$work/broker.log" 2>&1 &
 pids+=($!)
 wait_for "broker at $broker_url" "$work/broker" admin --socket "$socket" status
@@ -81,7 +85,25 @@ step "4. An agent beside them, which proves alice's identity for programs that c
 pids+=($!)
 wait_for "agent at 127.0.0.1:$port has credentials" curl -fsS "http://127.0.0.1:$port/healthz"
 
-step "5. Each client lists reports/, asks for credentials anew, and lists again"
+step "5. A real Vault whose AWS engine takes the broker for AWS STS"
+"$vault" -address "127.0.0.1:$vaults" -data "$work/vault" >"$work/vault.log" 2>&1 &
+pids+=($!)
+vault_url=http://127.0.0.1:$vaults
+wait_for "Vault at $vault_url" curl -s "$vault_url/v1/sys/seal-status"
+member() { sed -n "s/.*\"$1\":\[\{0,1\}\"\([^\"]*\)\".*/\1/p"; }
+made=$(curl -sf -X PUT -d '{"secret_shares":1,"secret_threshold":1}' "$vault_url/v1/sys/init")
+operator=$(member root_token <<<"$made")
+curl -sf -X PUT -d "{\"key\":\"$(member keys <<<"$made")\"}" "$vault_url/v1/sys/unseal" >/dev/null
+wait_for "Vault unsealed" curl -sf "$vault_url/v1/sys/health"
+write() { curl -sf -X PUT -H "X-Vault-Token: $operator" -d "$2" "$vault_url/v1/$1"; }
+write sys/mounts/aws '{"type":"aws"}'
+write aws/config/root "{\"access_key\":\"$vault_key\",\"secret_key\":\"$vault_secret\",\"region\":\"us-east-1\",\"sts_region\":\"us-east-1\",
+  \"sts_endpoint\":\"$broker_url/sts\",\"iam_endpoint\":\"$broker_url/sts\"}"
+write aws/roles/reports '{"credential_type":"assumed_role","role_arns":"arn:aws:iam::000000000000:role/engine",
+  "policy_document":"{\"Version\":\"2012-10-17\",\"Statement\":[{\"Effect\":\"Allow\",\"Action\":[\"s3:ListBucket\"],\"Resource\":[\"arn:aws:s3:::reports\"]}]}"}'
+ok "it has a key that is nobody's at MinIO, and a role that may list"
+
+step "6. Each client lists reports/, asks for credentials anew, and lists again"
 role=arn:aws:iam::000000000000:role/lister
 s3_env=(AWS_ENDPOINT_URL_S3="$minio_url" AWS_REGION=us-east-1)
 sts=(AWS_ENDPOINT_URL_STS="$broker_url/sts" AWS_WEB_IDENTITY_TOKEN_FILE="$work/token" AWS_ROLE_ARN=$role)
@@ -141,9 +163,20 @@ if [ -n "$boto3" ]; then
 else
   row boto3 - "not on this machine"
 fi
+from_vault() { # objects that credentials of the engine list
+  local got
+  got=$(write aws/sts/reports '{"ttl":"30m"}') || return 1
+  MC_HOST_v="http://$(member access_key <<<"$got"):$(member secret_key <<<"$got"):$(member session_token <<<"$got")@127.0.0.1:$s3" MC_CONFIG_DIR=$work/mc "$mc" ls v/reports
+}
+if [ "$(from_vault | wc -l)" = 1 ] && [ "$(from_vault | wc -l)" = 1 ]; then
+  row "Vault's AWS engine, mc" "STS, SigV4" "${green}ok${off}"
+else
+  row "Vault's AWS engine, mc" "STS, SigV4" "${red}FAILED${off}"
+  failed=1
+fi
 [ $failed = 0 ] || fail "a client did not get through"
 
-step "6. What the endpoints answer, check by check"
+step "7. What the endpoints answer, check by check"
 conformance() { "$work/broker" conformance --role lister "$@"; }
 for check in "sts $broker_url/sts token" "container $broker_url/v1/container-credentials/lister token" "oauth $broker_url/oauth/token token" \
   "container http://127.0.0.1:$port/v1/container-credentials/lister agent-token"; do
@@ -157,4 +190,4 @@ if conformance --surface sts --endpoint "http://127.0.0.1:$own" --token-file "$w
 grep -q '^sts.success *pass' "$work/out" || { cat "$work/out" "$work/err"; fail "MinIO's STS gave no credentials"; }
 cut -c1-150 "$work/out" | sed 's/^/      /'
 
-printf '\n%sIt is all so.%s No client knew of the broker, and none had a key.\n' "$green" "$off"
+printf '\n%sIt is all so.%s No client knew of the broker, and none had a key of its own there.\n' "$green" "$off"
