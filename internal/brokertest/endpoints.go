@@ -50,12 +50,15 @@ func (e *Endpoints) intercept(w http.ResponseWriter, r *http.Request) (answered 
 	return h != nil
 }
 
-// serve answers on loopback until the test ends. The base URL is http, and caFile empty, unless encrypted.
-func serve(t testing.TB, h http.Handler, encrypted bool) (url, caFile string) {
+// serve answers on loopback until the test ends. The base URL is http, and caFile empty, unless encrypted. The URL is set before anybody can ask:
+// a server of an earlier test may still be asking the port's former owner.
+func serve(t testing.TB, h http.Handler, encrypted bool, url *string) (caFile string) {
 	t.Helper()
 	server := httptest.NewUnstartedServer(h)
 	server.Config.ErrorLog = log.New(io.Discard, "", 0) // refused handshakes are part of the tests
+	*url = "http://" + server.Listener.Addr().String()
 	if encrypted {
+		*url = "https://" + server.Listener.Addr().String()
 		server.StartTLS()
 		caFile = filepath.Join(t.TempDir(), "ca.pem")
 		writeFile(t, caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
@@ -63,7 +66,7 @@ func serve(t testing.TB, h http.Handler, encrypted bool) (url, caFile string) {
 		server.Start()
 	}
 	t.Cleanup(server.Close)
-	return server.URL, caFile
+	return caFile
 }
 
 // writeJSON writes a JSON document.

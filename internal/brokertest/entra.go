@@ -89,9 +89,10 @@ func NewEntra(t testing.TB, now func() time.Time) *Entra {
 	for _, name := range []string{"entra's former", "entra"} {
 		e.keys = append(e.keys, newEntraKey(t, name, now()))
 	}
-	endpoint, _ := serve(t, http.HandlerFunc(e.identity), false)
+	var endpoint string
+	serve(t, http.HandlerFunc(e.identity), false, &endpoint)
 	e.IdentityEndpoint = endpoint + EntraIdentityPath
-	e.URL, e.CAFile = serve(t, http.HandlerFunc(e.tenant), true)
+	e.CAFile = serve(t, http.HandlerFunc(e.tenant), true, &e.URL)
 	return e
 }
 

@@ -59,10 +59,11 @@ func NewGoogle(t testing.TB, now func() time.Time) *Google {
 		ProjectID: "example-project", ProjectNumber: 123456789012, Zone: "europe-west1-b",
 		ID: "4567890123456789012", Name: "backup-1", CreationTime: 1735689600,
 	}}
-	metadata, _ := serve(t, http.HandlerFunc(g.metadata), false)
+	var metadata string
+	serve(t, http.HandlerFunc(g.metadata), false, &metadata)
 	g.MetadataHost = strings.TrimPrefix(metadata, "http://")
-	g.URL, g.CAFile = serve(t, http.HandlerFunc(g.keys), true)
-	g.IAMURL, _ = serve(t, http.HandlerFunc(g.signJWT), false)
+	g.CAFile = serve(t, http.HandlerFunc(g.keys), true, &g.URL)
+	serve(t, http.HandlerFunc(g.signJWT), false, &g.IAMURL)
 	return g
 }
 

@@ -60,7 +60,7 @@ func NewIDP(t testing.TB, opts ...IDPOption) *IDP {
 	}
 	p := &IDP{now: o.now}
 	p.Rotate()
-	p.URL, p.CAFile = serve(t, p, o.tls)
+	p.CAFile = serve(t, p, o.tls, &p.URL)
 	return p
 }
 

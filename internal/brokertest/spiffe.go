@@ -63,7 +63,7 @@ func NewSPIFFE(t testing.TB, trustDomain string, now func() time.Time) *SPIFFE {
 	s.RotateJWT()
 	s.RotateX509()
 	s.SetWorkloads(s.ID("/workload"))
-	s.URL, s.CAFile = serve(t, http.HandlerFunc(s.serveBundle), true)
+	s.CAFile = serve(t, http.HandlerFunc(s.serveBundle), true, &s.URL)
 	return s
 }
 

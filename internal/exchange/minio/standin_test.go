@@ -111,7 +111,7 @@ func TestAnswersThatAreNoCredentials(t *testing.T) {
 		}, exchange.ErrUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
-			x := standInExchanger(t, standIn(t, c.answer), 2*time.Second)
+			x := standInExchanger(t, standIn(t, c.answer), 15*time.Second)
 			got, err := x.Exchange(t.Context(), request(time.Minute, "", "readonly"))
 			if !errors.Is(err, c.want) || got.AccessKeyID != "" {
 				t.Errorf("got %q, %v; want %v", got.AccessKeyID, err, c.want)
