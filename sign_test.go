@@ -60,7 +60,7 @@ func TestBothListenersSign(t *testing.T) {
 				t.Errorf("%s sent %+v", url, a)
 			}
 			req, _ := http.NewRequest(http.MethodGet, "http://elsewhere/", nil)
-			if err := got.Requests[0].Apply(req); err != nil || req.Method != "PUT" || req.URL.String() != "https://minio:9000/b-1/a%20b?x=y" || req.Host != "minio:9000" || req.Header.Get("Authorization") != "AWS4" {
+			if err := got.Requests[0].Apply(req); err != nil || req.Method != http.MethodPut || req.URL.String() != "https://minio:9000/b-1/a%20b?x=y" || req.Host != "minio:9000" || req.Header.Get("Authorization") != "AWS4" {
 				t.Errorf("%s: %+v, %v", url, req, err)
 			}
 		}
