@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,7 +45,10 @@ func startAgent(t *testing.T, env []string, args ...string) *runningAgent {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	a.cmd = exec.Command(brokertest.BrokerProgram(t), append([]string{"agent", "--listen", a.Address, "--authorization-file", a.TokenFile}, args...)...)
+	if !slices.Contains(args, "--no-authorization") {
+		args = append(args, "--listen", a.Address, "--authorization-file", a.TokenFile)
+	}
+	a.cmd = exec.Command(brokertest.BrokerProgram(t), append([]string{"agent"}, args...)...)
 	a.cmd.Env = append(os.Environ(), env...)
 	a.cmd.Stdout, a.cmd.Stderr = log, log
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -132,6 +136,17 @@ func TestAgentServesAnSDKThatKnowsNothingOfIt(t *testing.T) {
 		t.Error("the agent's credentials reach another's folder")
 	}
 
+	// A socket that only this user may connect to can do without a token.
+	bare := filepath.Join(t.TempDir(), "bare.sock")
+	startAgent(t, nil, "--endpoint", w.HTTP, "--token-file", w.tokenFile(w.token(nil)), "--role", "reports", "--no-authorization", "--listen", "unix:"+bare)
+	brokertest.Eventually(t, 20*time.Second, "the agent without a token answers", func() error {
+		status, got, err := askSocket(t, bare, "")
+		if err == nil && (status != http.StatusOK || got["AccessKeyId"] == "") {
+			err = fmt.Errorf("HTTP %d", status)
+		}
+		return err
+	})
+
 	// The broker's end is not the agent's, nor its clients'.
 	w.Stop()
 	cfg.Credentials.(*aws.CredentialsCache).Invalidate()
@@ -140,26 +155,13 @@ func TestAgentServesAnSDKThatKnowsNothingOfIt(t *testing.T) {
 	}
 
 	// The same by the socket, with the same token.
-	unix := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}}}
-	defer unix.CloseIdleConnections()
 	token, _ := os.ReadFile(a.TokenFile)
 	for _, c := range []struct {
 		token  string
 		status int
 	}{{string(token), 200}, {"another-token-of-32-characters!!", 401}} {
-		req, _ := http.NewRequest(http.MethodGet, "http://agent/v1/container-credentials/reports", nil)
-		req.Header.Set("Authorization", c.token)
-		resp, err := unix.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got map[string]string
-		err = json.NewDecoder(resp.Body).Decode(&got)
-		resp.Body.Close()
-		if resp.StatusCode != c.status || err != nil || (c.status == 200) != (got["AccessKeyId"] != "") {
-			t.Errorf("by the socket: %d %+v, %v", resp.StatusCode, got, err)
+		if status, got, err := askSocket(t, socket, c.token); status != c.status || err != nil || (c.status == 200) != (got["AccessKeyId"] != "") {
+			t.Errorf("by the socket: %d, %v", status, err)
 		}
 	}
 	if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o600 {
@@ -175,6 +177,29 @@ func TestAgentServesAnSDKThatKnowsNothingOfIt(t *testing.T) {
 			t.Error("a secret is in the log")
 		}
 	}
+}
+
+// askSocket asks an agent at a Unix socket for credentials of the role reports.
+func askSocket(t *testing.T, socket, token string) (status int, got map[string]string, err error) {
+	t.Helper()
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequest(http.MethodGet, "http://agent/v1/container-credentials/reports", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", token)
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	err = json.NewDecoder(resp.Body).Decode(&got)
+	return resp.StatusCode, got, err
 }
 
 // Its clients may start first: they wait for the broker as long as SDKs do, and hear what is wrong otherwise.
