@@ -121,13 +121,14 @@ done
 cp "$here/broker.yaml" "$work/kong.yml" "$work/kong/kong.json" "$work/kong/nginx.conf" "$work/seen/"
 cp "$work/kong.log" "$work/broker.log" "$work/audit.jsonl" "$work/kong/error.log" "$work/seen/"
 zones=0
-while read -r range mode _; do
-  [[ $mode == rw?s ]] || continue
+while read -r range mode _ _ _ name; do
+  # nginx wipes the environment that it was given from where the kernel shows it, and keeps a copy in its heap.
+  [[ $mode == rw?s || ${name:-} == "[heap]" ]] || continue
   from=$((16#${range%-*})) to=$((16#${range#*-}))
   exec 3<"/proc/$kong_pid/mem" # opened by this shell, whose child it is, so that no privilege is needed
   dd bs=4096 skip=$((from / 4096)) count=$(((to - from) / 4096)) <&3 >"$work/seen/shared-$range" 2>"$work/err" || fail "can't read the gateway's shared memory: $(cat "$work/err")"
   exec 3<&-
-  zones=$((zones + 1))
+  [[ $mode != rw?s ]] || zones=$((zones + 1))
 done <"/proc/$kong_pid/maps"
 [ $zones -gt 0 ] || fail "the gateway has no shared memory"
 for secret in "$root_password" "$client_secret"; do
