@@ -28,7 +28,7 @@ demo-vault: ## The same with a real Vault and Redis, and a broker that holds no 
 	@scripts/demo/vault/demo.sh
 
 .PHONY: test
-test: lint checkgenerate breaking unit fuzz demo demo-kong ## Everything: set-up, lint, tests with -race, fuzzing, the demos
+test: lint checkgenerate breaking unit fuzz demo demo-kong demo-vault ## Everything: set-up, lint, tests with -race, fuzzing, the demos
 
 .PHONY: build
 build: ## Build bin/broker, static
