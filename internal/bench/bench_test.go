@@ -44,6 +44,7 @@ var measures = []struct {
 }{
 	{"grpc", cachedOverGRPC},
 	{"http", cachedOverHTTP},
+	{"sdks", sdkSurfaces},
 	{"vault", againstVault},
 	{"redis", foundInRedis},
 	{"cold", cold},

@@ -96,6 +96,9 @@ func StartMinIO(t testing.TB, opts MinIOOptions) *MinIO {
 	return m
 }
 
+// PID is the process, once it was started.
+func (m *MinIO) PID() int { return m.cmd.Process.Pid }
+
 // Launch starts the process and doesn't wait until it serves: without an issuer that answers, it won't in full.
 func (m *MinIO) Launch() {
 	m.t.Helper()

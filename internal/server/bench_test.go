@@ -1,12 +1,15 @@
 package server
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 
+	"github.com/credbroker/credbroker/internal/broker"
+	"github.com/credbroker/credbroker/internal/secret"
 	brokerv1 "github.com/credbroker/credbroker/proto/broker/v1"
 )
 
@@ -20,7 +23,7 @@ func (n nobody) WriteHeader(int)             {}
 // BenchmarkHTTPHandler is what the transport adds to the pipeline, without the network.
 func BenchmarkHTTPHandler(b *testing.B) {
 	o, _ := testOptions()
-	h := &httpAPI{broker: &fakeBroker{}, docs: fakeDocuments{}, opts: o}
+	h := newHTTPAPI(&fakeBroker{}, fakeDocuments{}, o)
 	const body = `{"role":"reports","ttl_seconds":900}`
 	req := httptest.NewRequest(http.MethodPost, "/v1/credentials", nil)
 	req.Header = bearerHeader(strings.Repeat("t", 800))
@@ -33,6 +36,31 @@ func BenchmarkHTTPHandler(b *testing.B) {
 	}
 }
 
+// BenchmarkSTSHandler is the same for the STS query API.
+func BenchmarkSTSHandler(b *testing.B) {
+	o, _ := testOptions()
+	h := newHTTPAPI(longToken{&fakeBroker{}}, fakeDocuments{}, o)
+	body := webIdentity + strings.Repeat("t", 800)
+	req := httptest.NewRequest(http.MethodPost, "/sts", nil)
+	req.Header = formHeader()
+	req.ContentLength = int64(len(body))
+	w := nobody{http.Header{}}
+	b.ReportAllocs()
+	for b.Loop() {
+		req.Body = io.NopCloser(strings.NewReader(body))
+		h.ServeHTTP(w, req)
+	}
+}
+
+// longToken issues session tokens as long as MinIO's.
+type longToken struct{ *fakeBroker }
+
+func (l longToken) Issue(ctx context.Context, req broker.Request) (broker.Issued, error) {
+	issued, err := l.fakeBroker.Issue(ctx, req)
+	issued.SessionToken = secret.New(strings.Repeat("t", 700))
+	return issued, err
+}
+
 // BenchmarkHTTP and BenchmarkHTTPNoop compare the whole way with a handler that does nothing.
 func BenchmarkHTTP(b *testing.B) { benchmarkHTTP(b, "/v1/credentials") }
 
@@ -40,7 +68,7 @@ func BenchmarkHTTPNoop(b *testing.B) { benchmarkHTTP(b, "/noop") }
 
 func benchmarkHTTP(b *testing.B, path string) {
 	o, _ := testOptions()
-	api := &httpAPI{broker: &fakeBroker{}, docs: fakeDocuments{}, opts: o}
+	api := newHTTPAPI(&fakeBroker{}, fakeDocuments{}, o)
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/noop" {
 			api.ServeHTTP(w, r)

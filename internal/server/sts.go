@@ -227,7 +227,11 @@ func (x *xmlText) end(action, requestID string) {
 
 func (x *xmlText) element(name, text string) {
 	x.WriteString("<" + name + ">")
-	_ = xml.EscapeText(x, []byte(text)) // a buffer takes everything
+	if visible(text) && !strings.ContainsAny(text, "<>&\"'") { // as keys and tokens are, for which escaping takes long
+		x.WriteString(text)
+	} else {
+		_ = xml.EscapeText(x, []byte(text)) // a buffer takes everything
+	}
 	x.WriteString("</" + name + ">")
 }
 
