@@ -72,7 +72,7 @@ Use it:                    broker get --role reports --format env`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{err, c.CommandPath()} })
 	root.AddCommand(
 		newServeCommand(), newDevCommand(), newDevTokenCommand(), newAdminCommand(),
-		newCheckConfigCommand(), newCheckPolicyCommand(), newConformanceCommand(),
+		newCheckConfigCommand(), newCheckPolicyCommand(), newConformanceCommand(), newProbeCommand(),
 		newGetCommand(), newCredentialProcessCommand(), newAgentCommand(), newBenchCommand(), newProveCommand(),
 		newVersionCommand(),
 	)
