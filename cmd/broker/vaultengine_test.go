@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -18,19 +19,24 @@ import (
 const vaultsKey, vaultsSecret = "VAULTSPARENTKEY", "planted-secret/of+vault=s"
 
 // withVaultsKey is the configuration of a world where a Vault with an access key may use the role engine.
-func withVaultsKey(t *testing.T, w *world) string {
+func withVaultsKey(t *testing.T, w *world) (config, file string) {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "vault.json")
-	if err := os.WriteFile(file, fmt.Appendf(nil, `{"access_key_id":%q,"secret_access_key":%q}`, vaultsKey, vaultsSecret), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	file = filepath.Join(t.TempDir(), "vault.json")
+	writeAccessKey(t, file, vaultsSecret)
 	return w.config(`
   - name: engine
     when: identity.kind == "access_key" && identity.subject == "vault"
     exchanger: minio
     policies: [reports-rw]
     ttl: {max: 2h}
-`) + fmt.Sprintf("access_keys: [{name: vault, file: %q}]\n", file)
+`) + fmt.Sprintf("access_keys: [{name: vault, file: %q}]\n", file), file
+}
+
+func writeAccessKey(t *testing.T, file, key string) {
+	t.Helper()
+	if err := os.WriteFile(file, fmt.Appendf(nil, `{"access_key_id":%q,"secret_access_key":%q}`, vaultsKey, key), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestVaultsAWSEngineOnMinIO has a real Vault's AWS engine take the broker for AWS STS: so it gives out credentials of a real MinIO, which
@@ -38,7 +44,8 @@ func withVaultsKey(t *testing.T, w *world) string {
 func TestVaultsAWSEngineOnMinIO(t *testing.T) {
 	address := fmt.Sprintf("127.0.0.1:%d", brokertest.FreePorts(t, 1)[0])
 	w := newWorld(t, "CREDBROKER__LISTENERS__STS__ADDRESS="+address)
-	w.WriteConfig(withVaultsKey(t, w))
+	config, _ := withVaultsKey(t, w)
+	w.WriteConfig(config)
 	w.Start()
 	w.minio.Start()
 	w.furnish()
@@ -82,7 +89,8 @@ func TestVaultsAWSEngineOnMinIO(t *testing.T) {
 // TestAccessKeysBySDK has AWS's own client sign, and shows what becomes of others' signatures.
 func TestAccessKeysBySDK(t *testing.T) {
 	w := newWorld(t)
-	w.WriteConfig(withVaultsKey(t, w))
+	config, file := withVaultsKey(t, w)
+	w.WriteConfig(config)
 	w.Start()
 	client := func(id, key, token string) *sts.Client {
 		return sts.New(sts.Options{
@@ -106,5 +114,13 @@ func TestAccessKeysBySDK(t *testing.T) {
 	}
 	if _, err := client(vaultsKey, vaultsSecret, "").AssumeRole(t.Context(), &sts.AssumeRoleInput{RoleArn: aws.String("arn:aws:iam::000000000000:role/reports"), RoleSessionName: aws.String("test")}); err == nil || !strings.Contains(err.Error(), "api error AccessDenied: ") {
 		t.Errorf("a role of somebody else's: %v", err)
+	}
+	writeAccessKey(t, file, "another-secret")
+	brokertest.Eventually(t, 20*time.Second, "the new key", func() error {
+		_, err := client(vaultsKey, "another-secret", "").GetCallerIdentity(t.Context(), nil)
+		return err
+	})
+	if _, err := client(vaultsKey, vaultsSecret, "").GetCallerIdentity(t.Context(), nil); err == nil {
+		t.Error("the key before is taken still")
 	}
 }

@@ -19,7 +19,6 @@ import (
 	"github.com/credbroker/credbroker/internal/attest/awsiam"
 	"github.com/credbroker/credbroker/internal/attest/gateway"
 	"github.com/credbroker/credbroker/internal/attest/jwtproof"
-	"github.com/credbroker/credbroker/internal/attest/sigv4"
 	"github.com/credbroker/credbroker/internal/attest/x509proof"
 	"github.com/credbroker/credbroker/internal/audit"
 	"github.com/credbroker/credbroker/internal/broker"
@@ -314,33 +313,6 @@ func newRulebook(cfg *config.Config, backends map[string]policy.Backend, verifie
 		Rules:     rules,
 		LoadedAt:  time.Now(),
 	}, nil
-}
-
-func newSigV4Verifier(list []config.AccessKey) (*sigv4.Verifier, error) {
-	keys := make([]sigv4.Key, len(list))
-	for i, k := range list {
-		var err error
-		if keys[i], err = sigv4.ReadKey(k.Name, k.File); err != nil {
-			return nil, fmt.Errorf("access_keys[%d].file: %w", i, err)
-		}
-	}
-	v, err := sigv4.New(keys, nil)
-	if err != nil {
-		return nil, fmt.Errorf("access_keys: %w", err)
-	}
-	return v, nil
-}
-
-// newMinted makes the memory of minted credentials and what verifies by it; both are nil if nothing is to be remembered.
-func newMinted(wanted bool, client *redis.Client) (attest.MintedKeys, attest.Verifier) {
-	if !wanted {
-		return nil, nil
-	}
-	var keys attest.MintedKeys = attest.NewMintedMemory(time.Now)
-	if client != nil {
-		keys = client.Minted()
-	}
-	return keys, sigv4.NewMinted(keys, nil)
 }
 
 func newX509Verifier(authorities []config.X509, log *slog.Logger) (*x509proof.Verifier, error) {
