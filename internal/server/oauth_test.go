@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -107,5 +108,18 @@ func TestAuthorizationServerMetadata(t *testing.T) {
 	const want = `{"issuer":"https://b","token_endpoint":"https://b/oauth/token","grant_types_supported":["urn:ietf:params:oauth:grant-type:token-exchange"],"response_types_supported":[],"token_endpoint_auth_methods_supported":["none"]}`
 	if got.status != 200 || got.body != want {
 		t.Errorf("%d %s", got.status, got.body)
+	}
+}
+
+func TestFormsHaveAtMost64Parameters(t *testing.T) {
+	var pairs []string
+	for n := range maxParameters {
+		pairs = append(pairs, fmt.Sprintf("p%d=a", n))
+	}
+	if f, err := parseForm(strings.Join(pairs, "&")); err != nil || len(f) != maxParameters {
+		t.Errorf("%d: %v", len(f), err)
+	}
+	if _, err := parseForm(strings.Join(append(pairs, "more=a"), "&")); err == nil {
+		t.Error("one more was taken")
 	}
 }
