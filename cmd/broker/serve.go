@@ -130,7 +130,7 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 		sessions = client.Sessions()
 	}
 	minted, mintedVerifier := newMinted(cfg.STS.CallerIdentity, client)
-	kept := kept{used: used, sessions: sessions}
+	kept := kept{used: used, sessions: sessions, accessKeys: newAccessKeys(p.vault)}
 	if p.issuer, err = issuer.New(owns); err != nil {
 		return nil, err
 	}

@@ -124,3 +124,70 @@ func TestAccessKeysBySDK(t *testing.T) {
 		t.Error("the key before is taken still")
 	}
 }
+
+// TestAccessKeysInVault has AWS's own client sign with a key that the broker reads from Vault.
+func TestAccessKeysInVault(t *testing.T) {
+	v := brokertest.StartVault(t, brokertest.VaultOptions{})
+	v.Prepare(nil, "keys", "approle")
+	inVault := func(id, key string) {
+		t.Helper()
+		v.Write("kv/data/credbroker/access-keys/vault", brokertest.VaultData{"data": brokertest.VaultData{"access_key_id": id, "secret_access_key": key}})
+	}
+	inVault(vaultsKey, vaultsSecret)
+	w := newWorld(t)
+	config, file := withVaultsKey(t, w)
+	keyInVault := "vault: {path: kv/data/credbroker/access-keys/vault, fields: {access_key_id: data.access_key_id, secret_access_key: data.secret_access_key}}"
+	config = strings.Replace(config, fmt.Sprintf("file: %q", file), keyInVault, 1) + vaultSection(v)
+	w.WriteConfig(config)
+	w.Start()
+	w.minio.Start()
+	w.furnish()
+	w.without(`"vault: `)
+	client := func(key string) *sts.Client {
+		return sts.New(sts.Options{
+			Region: "eu-central-1", BaseEndpoint: aws.String(w.HTTP + "/sts"), RetryMaxAttempts: 1,
+			Credentials: credentials.NewStaticCredentialsProvider(vaultsKey, key, ""),
+		})
+	}
+	role := &sts.AssumeRoleInput{RoleArn: aws.String("arn:aws:iam::000000000000:role/engine"), RoleSessionName: aws.String("test")}
+	got, err := client(vaultsSecret).AssumeRole(t.Context(), role)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := answer{issued: issued{AccessKeyID: *got.Credentials.AccessKeyId, SecretAccessKey: *got.Credentials.SecretAccessKey, SessionToken: *got.Credentials.SessionToken}}
+	if err := w.put(a, "alice/a"); err != nil {
+		t.Error(err)
+	}
+	inVault(vaultsKey, "another-secret")
+	brokertest.Eventually(t, 30*time.Second, "the new key", func() error {
+		_, err := client("another-secret").GetCallerIdentity(t.Context(), nil)
+		return err
+	})
+	if _, err := client(vaultsSecret).GetCallerIdentity(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "api error SignatureDoesNotMatch: ") {
+		t.Errorf("the key before: %v", err)
+	}
+
+	v.Seal()
+	w.WriteConfig(config + "log: {level: debug}\n")
+	if out, stderr, err := runProgram(t, "", nil, "admin", "--socket", w.Socket, "reload"); err != nil {
+		t.Fatalf("%v: %s%s", err, out, stderr)
+	}
+	if _, err := client("another-secret").GetCallerIdentity(t.Context(), nil); err != nil {
+		t.Errorf("Vault sealed and the configuration loaded again: %v", err)
+	}
+	v.Unseal()
+	v.Delete("kv/metadata/credbroker/access-keys/vault")
+	brokertest.Eventually(t, 30*time.Second, "a key that is gone to be taken no more", func() error {
+		_, err := client("another-secret").GetCallerIdentity(t.Context(), nil)
+		switch {
+		case err == nil:
+			return fmt.Errorf("it is taken still")
+		case !strings.Contains(err.Error(), "api error IDPCommunicationError: "):
+			return err
+		}
+		return nil
+	})
+	if log := strings.Join(w.Audit(), "\n") + w.Log(); strings.Contains(log, vaultsSecret) || strings.Contains(log, "another-secret") {
+		t.Error("the key is in a log")
+	}
+}

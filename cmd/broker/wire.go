@@ -133,9 +133,7 @@ func newParent(e config.Exchanger, v *vault.Client) minio.Keys {
 	if e.ParentFile != "" {
 		return minio.KeyFile(e.ParentFile)
 	}
-	return fromvault.NewParentKey(fromvault.ParentKeyConfig{
-		Client: v, Path: e.Vault.Path, AccessKeyID: e.Vault.Fields.AccessKeyID, SecretAccessKey: e.Vault.Fields.SecretAccessKey,
-	})
+	return newVaultKey(v, e.Vault.Path, e.Vault.Fields.AccessKeyID, e.Vault.Fields.SecretAccessKey)
 }
 
 func newCertificates(e config.Exchanger, v *vault.Client) minio.Certificates {
@@ -278,8 +276,9 @@ func newVerifiers(cfg *config.Config, previous *jwtproof.Verifier, replay attest
 
 // kept is what verifiers remember across reloads.
 type kept struct {
-	used     attest.Replay
-	sessions attest.GatewaySessions
+	used       attest.Replay
+	sessions   attest.GatewaySessions
+	accessKeys *accessKeys
 }
 
 // newRulebook compiles what a configuration says about identities and roles.
@@ -305,7 +304,7 @@ func newRulebook(cfg *config.Config, backends map[string]policy.Backend, verifie
 			return broker.Rulebook{}, err
 		}
 	}
-	if verifiers[attest.KindSigV4], err = newSigV4Verifier(cfg.AccessKeys); err != nil {
+	if verifiers[attest.KindSigV4], err = kept.accessKeys.verifier(cfg.AccessKeys); err != nil {
 		return broker.Rulebook{}, err
 	}
 	return broker.Rulebook{

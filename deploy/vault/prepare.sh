@@ -12,6 +12,7 @@
 #   certificates  client certificates for AssumeRoleWithCertificate, whose common name is a policy: POLICIES, [CERTIFICATE_TTL (1h)];
 #               the root for MinIO is at GET pki/ca/pem
 #   parent      a place in KV version 2 for the key of a MinIO user: kv/credbroker/parent, with access_key_id and secret_access_key
+#   keys        a place in KV version 2 for keys that sign STS requests: kv/credbroker/access-keys/NAME, with access_key_id and secret_access_key
 #   aws         the leases of aws/sts/credbroker, a role of an AWS engine that you configure
 #   kubernetes  the broker logs in with its pod's token: KUBERNETES_HOST, KUBERNETES_CA_FILE, REVIEWER_TOKEN_FILE,
 #               BROKER_NAMESPACE, BROKER_ACCOUNT, BROKER_AUDIENCE
@@ -105,9 +106,16 @@ step_certificates() {
   allow credbroker-certificates
 }
 
+kv_is_there() { is_there sys/mounts/kv/tune || api POST sys/mounts/kv '{"type":"kv","options":{"version":"2"}}'; }
+
 step_parent() {
-  is_there sys/mounts/kv/tune || api POST sys/mounts/kv '{"type":"kv","options":{"version":"2"}}'
+  kv_is_there
   allow credbroker-parent
+}
+
+step_keys() {
+  kv_is_there
+  allow credbroker-keys
 }
 
 step_aws() { allow credbroker-aws; }

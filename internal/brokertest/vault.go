@@ -275,6 +275,12 @@ func (v *Vault) Read(path string) VaultData {
 	return v.do(http.MethodGet, path, nil)
 }
 
+// Delete is Write for deleting.
+func (v *Vault) Delete(path string) {
+	v.t.Helper()
+	v.do(http.MethodDelete, path, nil)
+}
+
 // List is the names below a path.
 func (v *Vault) List(path string) []string {
 	v.t.Helper()

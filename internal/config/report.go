@@ -26,7 +26,11 @@ func (c *Config) Warnings() []string {
 		}
 	}
 	for n, k := range c.AccessKeys {
-		warn("%s.file: it holds a key that lasts for as long as it stands there: whoever reads it is %s", index("access_keys", n), k.Name)
+		where := ".file"
+		if k.File == "" {
+			where = ".vault.path"
+		}
+		warn("%s%s: it holds a key that lasts for as long as it stands there: whoever reads it is %s", index("access_keys", n), where, k.Name)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Exchangers)) {
 		e := c.Exchangers[name]

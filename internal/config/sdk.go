@@ -19,8 +19,15 @@ type STS struct {
 type AccessKey struct {
 	// Name is ^[a-z0-9][a-z0-9_-]{0,62}$ and unique: the identity's subject. Required.
 	Name string `yaml:"name"`
-	// File holds the key, for secret.ReadAccessKey. Required.
+	// File holds the key, for secret.ReadAccessKey. Required, or vault.path.
 	File string `yaml:"file"`
+	// Vault is where in Vault the key is, in place of File.
+	Vault VaultKey `yaml:"vault"`
+}
+
+func (k *AccessKey) setDefaults() {
+	f := defaultVaultRead().Fields
+	k.Vault.Fields = KeyFields{AccessKeyID: f.AccessKeyID, SecretAccessKey: f.SecretAccessKey}
 }
 
 // Surface is another protocol of SDKs.
@@ -40,7 +47,9 @@ func (v *validator) sdk() {
 			path := index("access_keys", n)
 			v.name(path+".name", k.Name)
 			v.unique(path+".name", k.Name, names)
-			v.required(path+".file", k.File)
+			if v.keyInVault(path, path+".file", k.File) {
+				v.vaultFields(path, k.Vault.Path, VaultFields{AccessKeyID: k.Vault.Fields.AccessKeyID, SecretAccessKey: k.Vault.Fields.SecretAccessKey})
+			}
 		}
 	}
 	if !awsAccount.MatchString(v.STS.Account) {

@@ -39,6 +39,22 @@ type VaultFields struct {
 	Expires string `yaml:"expires"`
 }
 
+// VaultKey is an access key in Vault.
+type VaultKey struct {
+	// Path is below /v1/, as in kv/data/credbroker/access-keys/NAME. Required.
+	Path string `yaml:"path"`
+	// Fields say what the answer calls the parts of the key.
+	Fields KeyFields `yaml:"fields"`
+}
+
+// KeyFields are those of VaultFields that a key which lasts has.
+type KeyFields struct {
+	// AccessKeyID is the access key's. Default access_key.
+	AccessKeyID string `yaml:"access_key_id"`
+	// SecretAccessKey is the secret key's. Default secret_key.
+	SecretAccessKey string `yaml:"secret_access_key"`
+}
+
 // VaultPKI is a role of Vault's PKI engine that signs client certificates.
 type VaultPKI struct {
 	// Mount is where the engine is. Default pki.
@@ -62,7 +78,7 @@ var (
 // vaultRead checks an exchanger of kind vault-read.
 func (v *validator) vaultRead(path string, e *Exchanger) {
 	at := path + ".vault"
-	v.vaultFields(path, e)
+	v.vaultFields(path, e.Vault.Path, e.Vault.Fields)
 	v.duration(at+".min_ttl", e.Vault.MinTTL, 0, 12*time.Hour)
 	if v.count(at+".parameters", len(e.Vault.Parameters), 0, 16) {
 		for _, name := range slices.Sorted(maps.Keys(e.Vault.Parameters)) {
@@ -79,15 +95,14 @@ func (v *validator) vaultRead(path string, e *Exchanger) {
 }
 
 // vaultFields checks where something is read, and what its parts are called.
-func (v *validator) vaultFields(path string, e *Exchanger) {
+func (v *validator) vaultFields(path, in string, f VaultFields) {
 	at := path + ".vault"
 	v.needsVault(path)
-	if e.Vault.Path == "" {
-		v.required(at+".path", e.Vault.Path)
-	} else if len(e.Vault.Path) > 512 || !vaultPath.MatchString(e.Vault.Path) {
-		v.fault(at+".path", "%.64q; expected a path below /v1/ without a slash around it, such as aws/sts/reports", e.Vault.Path)
+	if in == "" {
+		v.required(at+".path", in)
+	} else if len(in) > 512 || !vaultPath.MatchString(in) {
+		v.fault(at+".path", "%.64q; expected a path below /v1/ without a slash around it, such as aws/sts/reports", in)
 	}
-	f := e.Vault.Fields
 	for key, field := range map[string]string{"access_key_id": f.AccessKeyID, "secret_access_key": f.SecretAccessKey, "session_token": f.SessionToken, "expires": f.Expires} {
 		optional := key == "session_token" || key == "expires"
 		if (!optional || field != "") && !vaultField.MatchString(field) {
@@ -109,19 +124,27 @@ func (v *validator) identityRole(path string, e *Exchanger) {
 
 // parent checks where a minio-assume-role exchanger has its parent's key from.
 func (v *validator) parent(path string, e *Exchanger) {
-	if _, written := v.origins[path+".vault"]; !written {
-		v.required(path+".parent_file", e.ParentFile)
+	if !v.keyInVault(path, path+".parent_file", e.ParentFile) {
 		return
 	}
-	if e.ParentFile != "" {
-		v.fault(path+".parent_file", "the parent's key is in Vault (vault.path); expected one of them")
-	}
-	v.vaultFields(path, e)
+	v.vaultFields(path, e.Vault.Path, e.Vault.Fields)
 	for _, key := range []string{"write", "parameters", "min_ttl", "fields.session_token", "fields.expires"} {
 		if _, written := v.origins[path+".vault."+key]; written {
 			v.fault(path+".vault."+key, "a parent's key has none; expected none")
 		}
 	}
+}
+
+// keyInVault says whether a key is in Vault, by what stands in the file, and checks that it is in one place alone.
+func (v *validator) keyInVault(path, fileKey, file string) bool {
+	if _, written := v.origins[path+".vault"]; !written {
+		v.required(fileKey, file)
+		return false
+	}
+	if file != "" {
+		v.fault(fileKey, "the key is in Vault (vault.path); expected one of them")
+	}
+	return true
 }
 
 // pki checks who signs the certificates of a minio-certificate exchanger.

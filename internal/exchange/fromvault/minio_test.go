@@ -144,7 +144,7 @@ func TestParentKeyOfVaultIsInForceAtOnce(t *testing.T) {
 	server.PutPolicy("reports-rw", reportsRW)
 	server.AddUser("parent", "first-secret-key", "reports-rw")
 	set("first-secret-key")
-	parent := fromvault.NewParentKey(fromvault.ParentKeyConfig{
+	parent := fromvault.NewAccessKey(fromvault.AccessKeyConfig{
 		Client: client, Path: "kv/data/credbroker/parent", AccessKeyID: "data.access_key_id", SecretAccessKey: "data.secret_access_key",
 	})
 	x, err := minioexchange.NewAssumeRole(minioexchange.AssumeRoleConfig{
