@@ -28,7 +28,6 @@ type fetched struct {
 
 	key    Key
 	err    error
-	asked  bool
 	expiry time.Time
 }
 
@@ -42,12 +41,12 @@ func (f *fetched) get(ctx context.Context, now func() time.Time) (Key, error) {
 	case <-ctx.Done():
 		return Key{}, ctx.Err()
 	}
-	if !f.asked || !now().Before(f.expiry) {
+	if !now().Before(f.expiry) {
 		id, key, err := f.key.Source.Key(ctx)
-		if err != nil && ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return Key{}, ctx.Err() // this caller left; the next one asks
 		}
-		f.asked, f.expiry = true, now().Add(keptFor)
+		f.expiry = now().Add(keptFor)
 		f.key.AccessKeyID, f.key.SecretAccessKey, f.err = id, key, nil
 		if err != nil {
 			f.expiry = now().Add(failedFor)
