@@ -83,7 +83,7 @@ func TestNoSecretIsPrintedAnywhere(t *testing.T) {
 		note(string(body))
 	}
 	// A back-end that goes away, and comes back.
-	w.minio.Stop()
+	w.minio.Kill()
 	if gone, err := w.issue(alice, `,"ttl_seconds":700`); err != nil || gone.Status == http.StatusOK {
 		t.Errorf("MinIO away: %d, %v", gone.Status, err)
 	}

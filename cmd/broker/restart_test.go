@@ -52,7 +52,7 @@ func TestMinIORestartedWhileTheBrokerIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Stop()
-	w.minio.Stop()
+	w.minio.Kill()
 	w.minio.Launch()
 	brokertest.Eventually(t, 30*time.Second, "MinIO's port is open", func() error {
 		_, _, err := brokertest.Get(w.minio.Endpoint + "/minio/health/live")
@@ -104,7 +104,7 @@ func TestMinIORestartedUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	w.minio.Stop()
+	w.minio.Kill()
 	brokertest.Eventually(t, 20*time.Second, "cold calls fail while MinIO is away", func() error {
 		mu.Lock()
 		defer mu.Unlock()

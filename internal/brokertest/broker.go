@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -19,15 +18,12 @@ import (
 type Broker struct {
 	// HTTP and Ops are base URLs; GRPC is host:port; Socket is the admin socket.
 	HTTP, Ops, GRPC, Socket string
-	// ConfigFile, AuditFile and LogFile are the files it reads and writes. The log file holds standard output and error
-	// of all its runs.
-	ConfigFile, AuditFile, LogFile string
+	// ConfigFile and AuditFile are the files it reads and writes.
+	ConfigFile, AuditFile string
 
-	t       testing.TB
+	process
 	program string
 	env     []string
-	cmd     *exec.Cmd
-	exited  chan error
 }
 
 // BrokerOptions say what differs from an ordinary broker.
@@ -52,8 +48,7 @@ func NewBroker(t testing.TB, opts BrokerOptions) *Broker {
 		Socket:     filepath.Join(socketDir(t), "admin.sock"),
 		ConfigFile: filepath.Join(dir, "broker.yaml"),
 		AuditFile:  filepath.Join(dir, "audit.jsonl"),
-		LogFile:    filepath.Join(dir, "broker.log"),
-		t:          t,
+		process:    process{t: t, name: "broker", LogFile: filepath.Join(dir, "broker.log")},
 		program:    BrokerProgram(t),
 	}
 	b.env = append(os.Environ(),
@@ -71,12 +66,7 @@ func NewBroker(t testing.TB, opts BrokerOptions) *Broker {
 	}
 	b.env = append(append(b.env, "CREDBROKER__ISSUER__URL="+b.HTTP), opts.Env...)
 	b.WriteConfig(opts.Config)
-	t.Cleanup(func() {
-		b.Stop()
-		if t.Failed() {
-			t.Logf("broker log:\n%s", tail(b.Log(), 8<<10))
-		}
-	})
+	b.endsWithTest(b.Stop)
 	return b
 }
 
@@ -110,32 +100,15 @@ func (b *Broker) Start() {
 // Launch starts the process and doesn't wait until it is ready.
 func (b *Broker) Launch() {
 	b.t.Helper()
-	log, err := os.OpenFile(b.LogFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	defer log.Close()
-	b.cmd = exec.Command(b.program, "serve", "--config", b.ConfigFile)
-	b.cmd.Env = b.env
-	b.cmd.Stdout, b.cmd.Stderr = log, log
-	b.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := b.cmd.Start(); err != nil {
-		b.t.Fatal(err)
-	}
-	b.exited = make(chan error, 1)
-	go func(cmd *exec.Cmd, exited chan error) { exited <- cmd.Wait() }(b.cmd, b.exited)
+	cmd := exec.Command(b.program, "serve", "--config", b.ConfigFile)
+	cmd.Env = b.env
+	b.run(cmd)
 }
 
 // WaitReady waits until /readyz says that calls may come.
 func (b *Broker) WaitReady() {
 	b.t.Helper()
-	Eventually(b.t, 20*time.Second, "broker ready", func() error {
-		select {
-		case err := <-b.exited:
-			b.exited <- err
-			b.t.Fatalf("broker ended: %v\n%s", err, tail(b.Log(), 8<<10))
-		default:
-		}
+	b.waitUntil("ready", 20*time.Second, func() error {
 		status, body, err := Get(b.Ops + "/readyz")
 		if err != nil {
 			return err
@@ -147,28 +120,10 @@ func (b *Broker) WaitReady() {
 	})
 }
 
-// Signal sends a signal to the broker's process.
-func (b *Broker) Signal(sig os.Signal) {
-	b.t.Helper()
-	if err := b.cmd.Process.Signal(sig); err != nil {
-		b.t.Fatal(err)
-	}
-}
-
 // Stop ends the broker with SIGTERM and waits for it. Stopping twice is fine.
 func (b *Broker) Stop() {
-	if b.cmd == nil {
-		return
-	}
-	_ = b.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-b.exited:
-	case <-time.After(30 * time.Second):
-		_ = b.cmd.Process.Kill()
-		<-b.exited
-		b.t.Errorf("the broker did not stop within 30 s of SIGTERM")
-	}
-	b.cmd = nil
+	b.t.Helper()
+	b.terminate()
 }
 
 // Log is what the broker has printed so far.

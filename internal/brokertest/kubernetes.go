@@ -17,7 +17,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -42,17 +41,13 @@ type Kubernetes struct {
 	Issuer string
 	// DiscoveryURL and JWKSURL describe its tokens, to whoever shows a token of any service account for the server.
 	DiscoveryURL, JWKSURL string
-	// LogFile holds what all its runs printed.
-	LogFile string
 
-	t            testing.TB
+	process
 	program, dir string
 	port         int
 	admin        string
 	key          *rsa.PrivateKey
 	client       *http.Client
-	cmd          *exec.Cmd
-	exited       chan error
 }
 
 // StartKubernetes starts a server without namespaces but the system's. It stops with the test.
@@ -62,17 +57,13 @@ func StartKubernetes(t testing.TB) *Kubernetes {
 	port := holdPort(t)
 	k := &Kubernetes{
 		URL: fmt.Sprintf("https://127.0.0.1:%d", port), CAFile: filepath.Join(dir, "tls.crt"), Issuer: "https://kubernetes.default.svc.cluster.local",
-		LogFile: filepath.Join(dir, "log"), t: t, program: Tool(t, "kube-apiserver"), dir: dir, port: port, admin: random(16),
+		process: process{t: t, name: "Kubernetes", LogFile: filepath.Join(dir, "log")}, program: Tool(t, "kube-apiserver"), dir: dir, port: port, admin: random(16),
 	}
 	k.DiscoveryURL, k.JWKSURL = k.URL+DiscoveryPath, k.URL+"/openid/v1/jwks"
 	k.makeKeys()
-	t.Cleanup(func() {
+	k.endsWithTest(func() {
 		k.Kill()
 		k.client.CloseIdleConnections()
-		if t.Failed() {
-			log, _ := os.ReadFile(k.LogFile)
-			t.Logf("Kubernetes log:\n%s", tail(string(log), 4<<10))
-		}
 	})
 	k.Start()
 	k.create("/api/v1/nodes", object{"apiVersion": "v1", "kind": "Node", "metadata": object{"name": kubernetesNode}})
@@ -106,14 +97,6 @@ func (k *Kubernetes) file(name string) string { return filepath.Join(k.dir, name
 // Start starts the process and waits until the server is ready. It may be called again after Kill: port and data stay.
 func (k *Kubernetes) Start() {
 	k.t.Helper()
-	if k.cmd != nil {
-		k.t.Fatalf("Kubernetes %s runs already", k.URL)
-	}
-	log, err := os.OpenFile(k.LogFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		k.t.Fatal(err)
-	}
-	defer log.Close()
 	cmd := exec.Command(k.program,
 		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", k.port),
 		"--tls-cert-file="+k.CAFile, "--tls-private-key-file="+k.file("tls.key"),
@@ -122,21 +105,8 @@ func (k *Kubernetes) Start() {
 		"--endpoint-reconciler-type=none", // nobody calls it by its cluster IP
 	)
 	cmd.Dir = k.dir // where its etcd keeps data
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		k.t.Fatal(err)
-	}
-	k.cmd, k.exited = cmd, make(chan error, 1)
-	go func(exited chan error) { exited <- cmd.Wait() }(k.exited)
-
-	Eventually(k.t, 60*time.Second, "Kubernetes ready", func() error {
-		select {
-		case err := <-k.exited:
-			k.exited <- err
-			k.t.Fatalf("Kubernetes ended: %v", err)
-		default:
-		}
+	k.run(cmd)
+	k.waitUntil("ready", 60*time.Second, func() error {
 		status, body, err := k.Call("", http.MethodGet, "/readyz", nil)
 		if err != nil {
 			return err
@@ -146,16 +116,6 @@ func (k *Kubernetes) Start() {
 		}
 		return nil
 	})
-}
-
-// Kill ends the server with SIGKILL. Killing a server that doesn't run is fine.
-func (k *Kubernetes) Kill() {
-	if k.cmd == nil {
-		return
-	}
-	_ = k.cmd.Process.Kill()
-	<-k.exited
-	k.cmd = nil
 }
 
 // Call sends a request as the bearer of token, or as the administrator if that is empty, with body as JSON unless it is nil.

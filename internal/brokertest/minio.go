@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -29,17 +28,13 @@ type MinIO struct {
 	Endpoint string
 	// CAFile holds the root of its certificate; empty without TLS.
 	CAFile string
-	// LogFile holds what all its runs printed.
-	LogFile string
 
-	t                      testing.TB
+	process
 	program, mc, dir       string
 	address, user, secret  string
 	clientSecret, discover string
 	certificates           bool // AssumeRoleWithCertificate is on
 	transport              *http.Transport
-	cmd                    *exec.Cmd
-	exited                 chan error
 }
 
 // MinIOOptions say what differs from a well-configured MinIO.
@@ -61,7 +56,7 @@ func NewMinIO(t testing.TB, opts MinIOOptions) *MinIO {
 	t.Helper()
 	dir := t.TempDir()
 	m := &MinIO{
-		t: t, program: Tool(t, "minio"), mc: Tool(t, "mc"), dir: dir, LogFile: filepath.Join(dir, "minio.log"),
+		process: process{t: t, name: "MinIO", LogFile: filepath.Join(dir, "minio.log")}, program: Tool(t, "minio"), mc: Tool(t, "mc"), dir: dir,
 		address: fmt.Sprintf("127.0.0.1:%d", FreePorts(t, 1)[0]), user: "root-" + random(4), secret: random(16),
 		certificates: opts.ClientCAFile != "",
 	}
@@ -77,13 +72,9 @@ func NewMinIO(t testing.TB, opts MinIOOptions) *MinIO {
 	if opts.IssuerURL != "" && !opts.NoClientSecret {
 		m.clientSecret = random(32)
 	}
-	t.Cleanup(func() {
-		m.Stop()
+	m.endsWithTest(func() {
+		m.Kill()
 		m.transport.CloseIdleConnections()
-		if t.Failed() {
-			log, _ := os.ReadFile(m.LogFile)
-			t.Logf("MinIO log:\n%s", tail(string(log), 4<<10))
-		}
 	})
 	return m
 }
@@ -96,38 +87,24 @@ func StartMinIO(t testing.TB, opts MinIOOptions) *MinIO {
 	return m
 }
 
-// PID is the process, once it was started.
-func (m *MinIO) PID() int { return m.cmd.Process.Pid }
-
 // Launch starts the process and doesn't wait until it serves: without an issuer that answers, it won't in full.
 func (m *MinIO) Launch() {
 	m.t.Helper()
-	log, err := os.OpenFile(m.LogFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	defer log.Close()
-	m.cmd = exec.Command(m.program, "server", "--quiet", "--certs-dir", filepath.Join(m.dir, "certs"), "--address", m.address, filepath.Join(m.dir, "data"))
-	m.cmd.Env = append(os.Environ(),
+	cmd := exec.Command(m.program, "server", "--quiet", "--certs-dir", filepath.Join(m.dir, "certs"), "--address", m.address, filepath.Join(m.dir, "data"))
+	cmd.Env = append(os.Environ(),
 		"MINIO_ROOT_USER="+m.user, "MINIO_ROOT_PASSWORD="+m.secret, "MINIO_BROWSER=off",
 	)
 	if m.discover != "" {
-		m.cmd.Env = append(m.cmd.Env, "MINIO_IDENTITY_OPENID_CONFIG_URL="+m.discover, "MINIO_IDENTITY_OPENID_CLIENT_ID="+ClientID,
+		cmd.Env = append(cmd.Env, "MINIO_IDENTITY_OPENID_CONFIG_URL="+m.discover, "MINIO_IDENTITY_OPENID_CLIENT_ID="+ClientID,
 			"MINIO_IDENTITY_OPENID_CLAIM_NAME=policy")
 	}
 	if m.certificates {
-		m.cmd.Env = append(m.cmd.Env, "MINIO_IDENTITY_TLS_ENABLE=on")
+		cmd.Env = append(cmd.Env, "MINIO_IDENTITY_TLS_ENABLE=on")
 	}
 	if m.clientSecret != "" {
-		m.cmd.Env = append(m.cmd.Env, "MINIO_IDENTITY_OPENID_CLIENT_SECRET="+m.clientSecret)
+		cmd.Env = append(cmd.Env, "MINIO_IDENTITY_OPENID_CLIENT_SECRET="+m.clientSecret)
 	}
-	m.cmd.Stdout, m.cmd.Stderr = log, log
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := m.cmd.Start(); err != nil {
-		m.t.Fatal(err)
-	}
-	m.exited = make(chan error, 1)
-	go func(cmd *exec.Cmd, exited chan error) { exited <- cmd.Wait() }(m.cmd, m.exited)
+	m.run(cmd)
 }
 
 // Start launches the server and waits until its IAM answers. It may be called again after Stop: port and data stay.
@@ -140,13 +117,7 @@ func (m *MinIO) Start() {
 // WaitReady waits until the server's IAM answers.
 func (m *MinIO) WaitReady() {
 	m.t.Helper()
-	Eventually(m.t, 60*time.Second, "MinIO ready", func() error {
-		select {
-		case err := <-m.exited:
-			m.exited <- err
-			m.t.Fatalf("MinIO ended: %v", err)
-		default:
-		}
+	m.waitUntil("ready", 60*time.Second, func() error {
 		// IAM is up once the STS refuses for a reason of its own: 4xx and no "try again"; or 501 without an issuer.
 		client := http.Client{Transport: m.transport, Timeout: 5 * time.Second}
 		resp, err := client.PostForm(m.Endpoint, map[string][]string{"Action": {"AssumeRoleWithWebIdentity"}, "Version": {"2011-06-15"}, "WebIdentityToken": {"x"}})
@@ -159,16 +130,6 @@ func (m *MinIO) WaitReady() {
 		}
 		return nil
 	})
-}
-
-// Stop kills the server and waits for its end. Stopping twice is fine.
-func (m *MinIO) Stop() {
-	if m.cmd == nil {
-		return
-	}
-	_ = m.cmd.Process.Kill()
-	<-m.exited
-	m.cmd = nil
 }
 
 // ForgetClientSecret makes the next start one without MINIO_IDENTITY_OPENID_CLIENT_SECRET.

@@ -29,17 +29,13 @@ type Redis struct {
 	ClientCertFile, ClientKeyFile string
 	// Dir holds its configuration and data.
 	Dir string
-	// LogFile holds what all its runs printed.
-	LogFile string
 
-	t             testing.TB
+	process
 	server, cli   string
 	kind          []string // further arguments of the program
 	adminPassword string
 	memory        []string // settings that FreeMemory goes back to
 	tls           *tls.Config
-	cmd           *exec.Cmd
-	exited        chan error
 }
 
 // RedisOptions say what differs from a server without passwords and TLS that forgets all when it ends.
@@ -72,8 +68,8 @@ func newRedis(t testing.TB, name string, opts RedisOptions, kind ...string) *Red
 	dir := t.TempDir()
 	port := holdPort(t)
 	r := &Redis{
-		Addr: fmt.Sprintf("127.0.0.1:%d", port), Dir: dir, LogFile: filepath.Join(dir, "log"),
-		t: t, server: Tool(t, "redis-server"), cli: Tool(t, "redis-cli"), kind: kind, adminPassword: cmp.Or(opts.adminPassword, random(16)),
+		Addr: fmt.Sprintf("127.0.0.1:%d", port), Dir: dir,
+		process: process{t: t, name: name, LogFile: filepath.Join(dir, "log")}, server: Tool(t, "redis-server"), cli: Tool(t, "redis-cli"), kind: kind, adminPassword: cmp.Or(opts.adminPassword, random(16)),
 	}
 	lines := []string{"bind 127.0.0.1", "dir " + dir, fmt.Sprintf("user %s on >%s ~* &* +@all", redisAdmin, r.adminPassword)}
 	if len(kind) == 0 {
@@ -94,13 +90,7 @@ func newRedis(t testing.TB, name string, opts RedisOptions, kind ...string) *Red
 	}
 	lines = append(append(lines, opts.ACL...), opts.Args...)
 	writeFile(t, filepath.Join(dir, "redis.conf"), []byte(strings.Join(lines, "\n")+"\n"))
-	t.Cleanup(func() {
-		r.Kill()
-		if t.Failed() {
-			log, _ := os.ReadFile(r.LogFile)
-			t.Logf("%s %s log:\n%s", name, r.Addr, tail(string(log), 4<<10))
-		}
-	})
+	r.endsWithTest(r.Kill)
 	return r
 }
 
@@ -115,22 +105,7 @@ func StartRedis(t testing.TB, opts RedisOptions) *Redis {
 // Launch starts the process and doesn't wait until it serves.
 func (r *Redis) Launch() {
 	r.t.Helper()
-	if r.cmd != nil {
-		r.t.Fatalf("Redis %s runs already", r.Addr)
-	}
-	log, err := os.OpenFile(r.LogFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	defer log.Close()
-	cmd := exec.Command(r.server, append([]string{filepath.Join(r.Dir, "redis.conf")}, r.kind...)...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		r.t.Fatal(err)
-	}
-	r.cmd, r.exited = cmd, make(chan error, 1)
-	go func(exited chan error) { exited <- cmd.Wait() }(r.exited)
+	r.run(exec.Command(r.server, append([]string{filepath.Join(r.Dir, "redis.conf")}, r.kind...)...))
 }
 
 // Start launches the server and waits until it answers. It may be called again after Kill or Stop: the port stays.
@@ -143,13 +118,7 @@ func (r *Redis) Start() {
 // WaitReady waits until the server answers PING.
 func (r *Redis) WaitReady() {
 	r.t.Helper()
-	Eventually(r.t, 20*time.Second, "Redis ready", func() error {
-		select {
-		case err := <-r.exited:
-			r.exited <- err
-			r.t.Fatalf("Redis ended: %v", err)
-		default:
-		}
+	r.waitUntil("ready", 20*time.Second, func() error {
 		c, err := r.dial()
 		if err != nil {
 			return err
@@ -159,53 +128,22 @@ func (r *Redis) WaitReady() {
 	})
 }
 
-// Kill ends the server with SIGKILL. Killing a server that doesn't run is fine.
-func (r *Redis) Kill() {
-	if r.cmd == nil {
-		return
-	}
-	_ = r.cmd.Process.Kill()
-	<-r.exited
-	r.cmd = nil
-}
-
 // Stop ends the server in order: it says goodbye to replicas and writes what it has to. Stopping twice is fine.
 func (r *Redis) Stop() {
 	r.t.Helper()
-	if r.cmd == nil {
-		return
-	}
-	_ = r.cmd.Process.Signal(syscall.SIGTERM)
-	_ = r.cmd.Process.Signal(syscall.SIGCONT)
-	select {
-	case <-r.exited:
-		r.cmd = nil
-	case <-time.After(20 * time.Second):
-		r.Kill()
-		r.t.Errorf("Redis %s did not stop within 20 s of SIGTERM", r.Addr)
-	}
+	r.terminate()
 }
 
 // Pause freezes the server: connections stay and open, and nothing is answered.
 func (r *Redis) Pause() {
 	r.t.Helper()
-	r.signal(syscall.SIGSTOP)
+	r.Signal(syscall.SIGSTOP)
 }
 
 // Resume undoes Pause. What clients sent meanwhile gets its answer.
 func (r *Redis) Resume() {
 	r.t.Helper()
-	r.signal(syscall.SIGCONT)
-}
-
-func (r *Redis) signal(sig os.Signal) {
-	r.t.Helper()
-	if r.cmd == nil {
-		r.t.Fatalf("Redis %s doesn't run", r.Addr)
-	}
-	if err := r.cmd.Process.Signal(sig); err != nil {
-		r.t.Fatal(err)
-	}
+	r.Signal(syscall.SIGCONT)
 }
 
 // CLI runs redis-cli as a user who may do everything and returns what it printed, without the last newline. An error

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -25,18 +24,14 @@ type Vault struct {
 	Standby string
 	// CAFile holds the root of its certificate; empty without TLS.
 	CAFile string
-	// LogFile holds what all its runs printed.
-	LogFile string
 	// RootToken may do everything.
 	RootToken string
 
-	t            testing.TB
+	process
 	program, dir string
 	args, env    []string
 	unsealKey    string
 	client       *http.Client
-	cmd          *exec.Cmd
-	exited       chan error
 }
 
 // VaultOptions say what differs from one server in plaintext.
@@ -57,7 +52,7 @@ type VaultData = map[string]any
 func StartVault(t testing.TB, opts VaultOptions) *Vault {
 	t.Helper()
 	dir := t.TempDir()
-	v := &Vault{t: t, program: Tool(t, "vault"), dir: dir, LogFile: filepath.Join(dir, "log")}
+	v := &Vault{process: process{t: t, name: "Vault", LogFile: filepath.Join(dir, "log")}, program: Tool(t, "vault"), dir: dir}
 	address, scheme := fmt.Sprintf("127.0.0.1:%d", holdPort(t)), "http"
 	v.args = []string{"-address", address}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
@@ -93,13 +88,9 @@ func StartVault(t testing.TB, opts VaultOptions) *Vault {
 		writeFile(t, file, roots)
 		v.env = []string{"SSL_CERT_FILE=" + file, "SSL_CERT_DIR=" + filepath.Join(dir, "none"), "AWS_CA_BUNDLE=" + file} // the last is AWS's SDK's
 	}
-	t.Cleanup(func() {
+	v.endsWithTest(func() {
 		v.Kill()
 		transport.CloseIdleConnections()
-		if t.Failed() {
-			log, _ := os.ReadFile(v.LogFile)
-			t.Logf("Vault log:\n%s", tail(string(log), 4<<10))
-		}
 	})
 	v.Launch()
 	v.initialise()
@@ -110,23 +101,9 @@ func StartVault(t testing.TB, opts VaultOptions) *Vault {
 // Launch starts the process and waits until it answers; it is sealed then. It may be called again after Kill: port and data stay.
 func (v *Vault) Launch() {
 	v.t.Helper()
-	if v.cmd != nil {
-		v.t.Fatalf("Vault %s runs already", v.URL)
-	}
-	log, err := os.OpenFile(v.LogFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		v.t.Fatal(err)
-	}
-	defer log.Close()
 	cmd := exec.Command(v.program, v.args...)
 	cmd.Env = append(os.Environ(), v.env...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		v.t.Fatal(err)
-	}
-	v.cmd, v.exited = cmd, make(chan error, 1)
-	go func(exited chan error) { exited <- cmd.Wait() }(v.exited)
+	v.run(cmd)
 	v.wait("answers", func(status int) bool { return status != 0 })
 }
 
@@ -135,16 +112,6 @@ func (v *Vault) Start() {
 	v.t.Helper()
 	v.Launch()
 	v.Unseal()
-}
-
-// Kill ends the server with SIGKILL. Killing a server that doesn't run is fine.
-func (v *Vault) Kill() {
-	if v.cmd == nil {
-		return
-	}
-	_ = v.cmd.Process.Kill()
-	<-v.exited
-	v.cmd = nil
 }
 
 // Seal seals the server: it answers everything with 503 until Unseal.
@@ -198,13 +165,7 @@ func (v *Vault) initialise() {
 // wait waits for a status of sys/health that will do.
 func (v *Vault) wait(what string, good func(status int) bool) {
 	v.t.Helper()
-	Eventually(v.t, 60*time.Second, "Vault "+what, func() error {
-		select {
-		case err := <-v.exited:
-			v.exited <- err
-			v.t.Fatalf("Vault ended: %v", err)
-		default:
-		}
+	v.waitUntil(what, 60*time.Second, func() error {
 		status, body, err := v.send(v.URL, "", http.MethodGet, "sys/health", nil)
 		if err == nil && !good(status) {
 			err = fmt.Errorf("its health is %d: %s", status, body)
@@ -344,6 +305,3 @@ func readPool(t testing.TB, file string) *x509.CertPool {
 	pool.AppendCertsFromPEM(pem)
 	return pool
 }
-
-// PID is the process that runs.
-func (v *Vault) PID() int { return v.cmd.Process.Pid }

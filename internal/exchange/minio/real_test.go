@@ -220,7 +220,7 @@ func TestExchangeAtRealMinIO(t *testing.T) {
 	})
 
 	t.Run("away it is unavailable in bounded time, back it works within 2 s", func(t *testing.T) {
-		server.Stop()
+		server.Kill()
 		start := time.Now()
 		if _, err := x.Exchange(t.Context(), request(time.Minute, "", "reports-rw")); !errors.Is(err, exchange.ErrUnavailable) {
 			t.Errorf("got %v", err)

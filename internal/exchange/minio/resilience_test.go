@@ -256,7 +256,7 @@ func TestAMinIOThatCameBackOpenIsNotUsedOnce(t *testing.T) {
 	if _, err := x.Exchange(t.Context(), request(time.Minute, "", "readonly")); err != nil {
 		t.Fatal(err)
 	}
-	server.Stop()
+	server.Kill()
 	server.ForgetClientSecret()
 	server.Start()
 	if c, err := x.Exchange(t.Context(), request(time.Minute, "", "readonly")); !errors.Is(err, exchange.ErrUnsafe) || c.AccessKeyID != "" {
