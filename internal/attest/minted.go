@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/credbroker/credbroker/internal/secret"
@@ -35,44 +34,25 @@ type MintedKeys interface {
 const MaxMinted = 65_536
 
 // MintedMemory is a MintedKeys in this process.
-type MintedMemory struct {
-	now func() time.Time
-
-	mu        sync.Mutex
-	byID      map[string]Minted
-	nextSweep time.Time
-}
+type MintedMemory struct{ kept memory[Minted] }
 
 // NewMintedMemory returns one that goes by a clock.
 func NewMintedMemory(now func() time.Time) *MintedMemory {
-	return &MintedMemory{now: now, byID: map[string]Minted{}}
+	return &MintedMemory{newMemory(now, MaxMinted, func(m Minted) time.Time { return m.Expires })}
 }
 
-// Keep implements MintedKeys. Where there is no room, ended ones make some, at most once a second, since every one is looked at.
+// Keep implements MintedKeys.
 func (m *MintedMemory) Keep(_ context.Context, minted Minted) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if now := m.now(); len(m.byID) >= MaxMinted && !now.Before(m.nextSweep) {
-		m.nextSweep = now.Add(time.Second)
-		for id, minted := range m.byID {
-			if !now.Before(minted.Expires) {
-				delete(m.byID, id)
-			}
-		}
-	}
-	if len(m.byID) >= MaxMinted {
+	if !m.kept.keep(minted.AccessKeyID, minted) {
 		return fmt.Errorf("%w: %d minted keys are remembered, and there is no room for more", ErrUnavailable, MaxMinted)
 	}
-	m.byID[minted.AccessKeyID] = minted
 	return nil
 }
 
 // Find implements MintedKeys.
 func (m *MintedMemory) Find(_ context.Context, accessKeyID string) (Minted, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	minted := m.byID[accessKeyID]
-	if !m.now().Before(minted.Expires) { // as is so of none
+	minted, ok := m.kept.find(accessKeyID)
+	if !ok {
 		return Minted{}, fmt.Errorf("%w: no such key was minted here, or it has ended", ErrRejected)
 	}
 	return minted, nil

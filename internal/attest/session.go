@@ -3,7 +3,6 @@ package attest
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/credbroker/credbroker/internal/secret"
@@ -47,43 +46,25 @@ type GatewaySessions interface {
 const MaxGatewaySessions = 4096
 
 // GatewaySessionMemory is a GatewaySessions in this process.
-type GatewaySessionMemory struct {
-	now func() time.Time
-
-	mu   sync.Mutex
-	byID map[string]GatewaySession
-}
+type GatewaySessionMemory struct{ open memory[GatewaySession] }
 
 // NewGatewaySessionMemory returns one that goes by a clock.
 func NewGatewaySessionMemory(now func() time.Time) *GatewaySessionMemory {
-	return &GatewaySessionMemory{now: now, byID: map[string]GatewaySession{}}
+	return &GatewaySessionMemory{newMemory(now, MaxGatewaySessions, func(s GatewaySession) time.Time { return s.Expires })}
 }
 
-// Open implements GatewaySessions. Where there is no room, ended sessions make some.
+// Open implements GatewaySessions.
 func (m *GatewaySessionMemory) Open(_ context.Context, s GatewaySession) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if len(m.byID) >= MaxGatewaySessions {
-		now := m.now()
-		for id, s := range m.byID {
-			if !now.Before(s.Expires) {
-				delete(m.byID, id)
-			}
-		}
-	}
-	if len(m.byID) >= MaxGatewaySessions {
+	if !m.open.keep(s.KeyID, s) {
 		return fmt.Errorf("%w: %d gateway sessions are open, and there is no room for more", ErrUnavailable, MaxGatewaySessions)
 	}
-	m.byID[s.KeyID] = s
 	return nil
 }
 
 // Find implements GatewaySessions.
 func (m *GatewaySessionMemory) Find(_ context.Context, keyID string) (GatewaySession, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	s := m.byID[keyID]
-	if !m.now().Before(s.Expires) { // as is so of none
+	s, ok := m.open.find(keyID)
+	if !ok {
 		return GatewaySession{}, fmt.Errorf("%w: there is no gateway session of this key ID, or it has ended", ErrRejected)
 	}
 	return s, nil
