@@ -22,12 +22,13 @@ func newAdminCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "admin",
 		GroupID: "run",
-		Short:   "Ask a running broker: why a decision came out as it did, how it is, or to reload",
+		Short:   "Ask a running broker: why a decision came out as it did, how it is, to reload, or to revoke",
 		Args:    cobra.NoArgs,
 		RunE:    help,
 	}
 	c.PersistentFlags().StringVar(&socket, "socket", "/run/credbroker/admin.sock", "the broker's admin socket")
 	c.AddCommand(
+		newRevokeCommand(&socket),
 		&cobra.Command{
 			Use:   "explain REQUEST-ID",
 			Short: "Say why a recent request got the answer it got",
@@ -150,4 +151,5 @@ func printStatus(out io.Writer, s *brokerv1.GetStatusResponse) {
 	fmt.Fprintf(w, "rule set\t%s (%d roles, loaded %s)\n", s.GetRuleSet(), s.GetRoles(), s.GetRulesLoadedAt().AsTime().Format(time.RFC3339))
 	fmt.Fprintf(w, "signing keys\t%s\n", strings.Join(s.GetKeyIds(), ", "))
 	fmt.Fprintf(w, "cache\t%d entries, %d bytes\n", s.GetCacheEntries(), s.GetCacheBytes())
+	fmt.Fprintf(w, "revoked\t%d roles, issuers and subjects\n", s.GetRevocations())
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/credbroker/credbroker/internal/issuer"
 	"github.com/credbroker/credbroker/internal/metrics"
 	"github.com/credbroker/credbroker/internal/redis"
+	"github.com/credbroker/credbroker/internal/revocation"
 	"github.com/credbroker/credbroker/internal/server"
 	"github.com/credbroker/credbroker/internal/vault"
 )
@@ -82,6 +83,7 @@ type program struct {
 	redis      *redis.Client  // nil if there is none
 	vault      *vault.Client  // nil if there is none
 	dataKeys   *datakeys.Keys // nil if Vault wraps none
+	revoked    *revocation.List
 	broker     *broker.Broker
 	reloader   *reloader
 	transports *transports
@@ -158,6 +160,7 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 		stored.Shared = client
 	}
 	p.store = cache.NewStore(stored)
+	p.revoked = newRevocations(client, p.exchangers, log)
 	p.broker = broker.New(broker.Config{
 		Store:         p.store,
 		Keyer:         keyer,
@@ -170,7 +173,7 @@ func assemble(cfg *config.Config, load func() (*config.Config, error), log *slog
 		MaxMints:      cfg.Limits.MaxMints,
 		Sessions:      sessions,
 
-		Minted: minted, MintedVerifier: mintedVerifier,
+		Revoked: p.revoked, Minted: minted, MintedVerifier: mintedVerifier,
 		Observe: m.Observe,
 	}, book)
 	p.reloader = &reloader{
@@ -201,6 +204,7 @@ func (p *program) run(ctx context.Context) error {
 	workers.Go(func() { p.reloader.watch(background, hup) })
 	workers.Go(func() { p.issuer.Run(background) })
 	workers.Go(func() { p.memory.Run(background) })
+	workers.Go(func() { p.revoked.Run(background) })
 	if p.redis != nil {
 		workers.Go(func() { p.redis.Run(background) })
 	}
@@ -216,6 +220,10 @@ func (p *program) run(ctx context.Context) error {
 		}
 	}
 
+	// What was revoked is known before the first call, if it can be.
+	if err := p.revoked.Sync(background); err != nil {
+		p.log.Warn("what other replicas have revoked isn't known yet", "error", err.Error())
+	}
 	listeners, failed := errgroup.WithContext(ctx)
 	p.transports.serve(listeners)
 	book := p.broker.Rulebook()
@@ -328,6 +336,7 @@ func (p *program) export(m *metrics.Metrics) {
 	m.Counter("credbroker_cache_hits_total", "Look-ups that found credentials.", nil, func() float64 { return float64(p.memory.Stats().Hits) })
 	m.Counter("credbroker_cache_misses_total", "Look-ups that found none.", nil, func() float64 { return float64(p.memory.Stats().Misses) })
 	m.Counter("credbroker_cache_evictions_total", "Credentials dropped to make room.", nil, func() float64 { return float64(p.memory.Stats().Evictions) })
+	m.Gauge("credbroker_revocations", "Roles, issuers and subjects that are revoked and not forgotten yet.", nil, func() float64 { return float64(p.revoked.Len()) })
 	if p.vault != nil {
 		exportVault(m, p.vault)
 	}
@@ -361,5 +370,6 @@ func (p *program) Status() server.Status {
 	return server.Status{
 		Version: versionText(), StartedAt: p.startedAt, RuleSet: book.Rules.Version(), Roles: book.Rules.Len(), RulesLoadedAt: book.LoadedAt,
 		Readiness: p.ready(), KeyIDs: p.issuer.KeyIDs(), CacheEntries: stats.Entries, CacheBytes: stats.Bytes,
+		Revocations: p.revoked.Len(),
 	}
 }

@@ -5,13 +5,13 @@
 //
 //	time               required: RFC 3339, UTC, microseconds: when the call came in
 //	event              required: issue_credentials, explain_access, list_roles, open_gateway_session, sign_request,
-//	                   presign_url, who_is, admin_..., audit_interrupted
+//	                   presign_url, who_is, renew_credentials, revoke, audit_interrupted
 //	decision           required: allowed, denied, failed
 //	code               the error's code as in docs/errors.md
 //	request_id         required
 //	kong_request_id    Kong's ID of the same request
 //	traceparent        W3C Trace Context
-//	identity           who the proof showed; absent if it did not pass:
+//	identity           who the proof showed; absent if it did not pass; of revoke, whose credentials are revoked, its kind empty:
 //	  kind               required: what it is (oidc, aws, gcp, azure, kubernetes, spiffe, x509, access_key, minted)
 //	  issuer             required: who vouches for the subject
 //	  tenant             separates subjects of one issuer
@@ -29,11 +29,12 @@
 //	access_key_id      of the credentials handed out, or the key ID of a gateway session
 //	expires            RFC 3339, UTC, microseconds: when they end
 //	result             hit or mint
+//	exchanger          that minted them; with mint alone
 //	operations         what was to be signed, a list:
 //	  operation          required: its name in the S3 API
 //	  bucket, key        absent if there is none
 //	  source             what is copied: bucket, slash, key
-//	source_address     where the call came from
+//	source_address     where the call came from; of revoke, who made it
 //	latency_us         required: microseconds from request to this entry
 //	truncated          true if something was cut to the bounds below
 //
@@ -70,7 +71,7 @@ const (
 // Entry is one decision. It holds no secret. Empty fields are left out of the line, but for those marked required.
 type Entry struct {
 	Time      time.Time // required; written as RFC 3339 in UTC with microseconds
-	Event     string    // required: issue_credentials, explain_access, list_roles, admin_...
+	Event     string    // required: issue_credentials, explain_access, list_roles, ...
 	Decision  Decision  // required
 	Code      string    // error code as docs/errors.md has it; empty if allowed
 	RequestID string    // required

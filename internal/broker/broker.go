@@ -18,6 +18,7 @@ import (
 	"github.com/credbroker/credbroker/internal/cache"
 	"github.com/credbroker/credbroker/internal/exchange"
 	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/revocation"
 	"github.com/credbroker/credbroker/internal/s3"
 )
 
@@ -97,6 +98,8 @@ type Config struct {
 	MaxMints int
 	// Sessions keeps gateway sessions; nil if there can be none.
 	Sessions attest.GatewaySessions
+	// Revoked is what was revoked; nil if nothing can be.
+	Revoked *revocation.List
 	// Minted remembers what is minted, and MintedVerifier takes what was signed with it, for WhoIs alone; nil if it isn't remembered.
 	Minted         attest.MintedKeys
 	MintedVerifier attest.Verifier

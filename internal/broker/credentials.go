@@ -16,16 +16,33 @@ import (
 	"github.com/credbroker/credbroker/internal/policy"
 )
 
-// credentials returns what the grant stands for: kept ones, or by an exchange that callers with the same key share. Those
-// that will end soon are renewed behind the caller's back.
+// maxRevokedMeanwhile bounds how often one call begins again.
+const maxRevokedMeanwhile = 3
+
+// credentials returns what the grant stands for, none of it from before the last revocation that concerns it.
 func (b *Broker) credentials(ctx context.Context, d *decision, grant policy.Grant, req Request) (c exchange.Credentials, hit bool, err error) {
+	wanted := exchange.Request{Identity: *d.Identity, Grant: grant, Proof: req.Proof, Correlation: req.Correlation}
+	for range maxRevokedMeanwhile {
+		wanted.RevokedAt = b.cfg.Revoked.Since(grant.Role, d.Identity)
+		if c, hit, err = b.newestOf(ctx, d, wanted); err != nil {
+			return exchange.Credentials{}, false, err
+		}
+		if b.cfg.Revoked.Since(grant.Role, d.Identity).Equal(wanted.RevokedAt) {
+			return c, hit, nil
+		}
+	}
+	return exchange.Credentials{}, false, fmt.Errorf("%w: revoked while they were made, %d times", exchange.ErrUnavailable, maxRevokedMeanwhile)
+}
+
+// newestOf returns kept credentials, or some by an exchange that callers with the same key share. Those that will end soon are renewed
+// behind the caller's back.
+func (b *Broker) newestOf(ctx context.Context, d *decision, wanted exchange.Request) (c exchange.Credentials, hit bool, err error) {
+	id, grant := wanted.Identity, wanted.Grant
 	targets, err := b.targets(grant)
 	if err != nil {
 		return exchange.Credentials{}, false, err
 	}
-	id := *d.Identity
-	wanted := exchange.Request{Identity: id, Grant: grant, Proof: req.Proof, Correlation: req.Correlation}
-	parts := keyParts(id, grant, targets)
+	parts := keyParts(id, grant, targets, wanted.RevokedAt)
 	key := b.cfg.Keyer.Key(parts...)
 	if c, err := b.cfg.Store.Get(ctx, key); err == nil && usable(c, grant, id, b.cfg.Now()) {
 		if b.due(c, grant, key) {
@@ -176,8 +193,11 @@ func usable(c exchange.Credentials, grant policy.Grant, id attest.Identity, now 
 
 // keyParts is everything that shaped the result, and nothing that moves with the clock. Lists are preceded by their
 // length, so that no two different grants give the same parts.
-func keyParts(id attest.Identity, g policy.Grant, targets []string) []string {
+func keyParts(id attest.Identity, g policy.Grant, targets []string, revokedAt time.Time) []string {
 	parts := append(make([]string, 0, 24), "credentials/1")
+	if !revokedAt.IsZero() {
+		parts[0] += " since " + strconv.FormatInt(revokedAt.UnixMicro(), 10)
+	}
 	parts = appendIdentity(parts, &id)
 	parts = append(parts, g.Role, strconv.Itoa(len(g.Policies)))
 	parts = append(parts, g.Policies...)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/credbroker/credbroker/internal/attest"
 	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/revocation"
 	"github.com/credbroker/credbroker/internal/secret"
 )
 
@@ -51,6 +52,8 @@ type Request struct {
 	Grant    policy.Grant
 	// Proof is what proved the identity. It is for a token source that passes it on, and for nothing else.
 	Proof attest.Proof
+	// RevokedAt is when what was made for the like was revoked last: what is made is to have nothing from before. Zero if it wasn't.
+	RevokedAt time.Time
 	// Correlation goes to the back-end as the headers X-Request-Id, X-Kong-Request-Id and traceparent.
 	Correlation Correlation
 }
@@ -63,6 +66,13 @@ type Exchanger interface {
 	Exchange(ctx context.Context, req Request) (Credentials, error)
 	// Status tells in one line why the exchanger can't be used now; empty if it can as far as is known.
 	Status() string
+}
+
+// Revoker is an Exchanger that can end what it has made.
+type Revoker interface {
+	Exchanger
+	// Revoke ends what this process has got from the back-end and the revocation is about. Its error is that of Exchange.
+	Revoke(ctx context.Context, r revocation.Revocation) error
 }
 
 // TokenSource makes the token that a web-identity exchange shows to the back-end.

@@ -68,7 +68,7 @@ type Client struct {
 	cfg Config
 	rdb goredis.UniversalClient
 	// What is sealed says which installation and what kind of thing it is for.
-	sealedCredentials, sealedBoard, sealedSessions, sealedMinted string
+	sealedCredentials, sealedBoard, sealedSessions, sealedMinted, sealedRevocations string
 
 	health  health
 	waiting waiting
@@ -97,7 +97,7 @@ func New(cfg Config) (*Client, error) {
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 	goredis.SetLogger(libraryLog{cfg.Log}) // it has but one for the process
-	c := &Client{cfg: cfg, sealedCredentials: cfg.Prefix + ": credentials", sealedBoard: cfg.Prefix + ": issuer keys", sealedSessions: cfg.Prefix + ": gateway sessions", sealedMinted: cfg.Prefix + ": minted keys"}
+	c := &Client{cfg: cfg, sealedCredentials: cfg.Prefix + ": credentials", sealedBoard: cfg.Prefix + ": issuer keys", sealedSessions: cfg.Prefix + ": gateway sessions", sealedMinted: cfg.Prefix + ": minted keys", sealedRevocations: cfg.Prefix + ": revocations"}
 	c.health.client = c
 	switch cfg.Mode {
 	case Standalone:

@@ -12,6 +12,7 @@ import (
 
 	"github.com/credbroker/credbroker/internal/attest"
 	"github.com/credbroker/credbroker/internal/broker"
+	"github.com/credbroker/credbroker/internal/revocation"
 	brokerv1 "github.com/credbroker/credbroker/proto/broker/v1"
 )
 
@@ -43,6 +44,7 @@ type Status struct {
 	KeyIDs        []string
 	CacheEntries  int64
 	CacheBytes    int64
+	Revocations   int
 }
 
 // NewAdmin returns the server of AdminService. Whoever can connect to its listener may use all of it.
@@ -112,6 +114,22 @@ func (a *adminAPI) ReloadRules(ctx context.Context, _ *brokerv1.ReloadRulesReque
 	return &brokerv1.ReloadRulesResponse{RuleSet: r.RuleSet, Faults: r.Faults, NeedsRestart: r.NeedsRestart}, nil
 }
 
+// Revoke implements brokerv1.AdminServiceServer. What was revoked but is not known or ended everywhere is no error.
+func (a *adminAPI) Revoke(ctx context.Context, in *brokerv1.RevokeRequest) (*brokerv1.RevokeResponse, error) {
+	scope := revocation.Scope{Issuer: in.GetIssuer(), Subject: in.GetSubject(), Role: in.GetRole()}
+	r, err := a.broker.Revoke(ctx, scope, correlationOf(ctx).RequestID, adminPeer(ctx))
+	if r.At.IsZero() {
+		return nil, err
+	}
+	out := &brokerv1.RevokeResponse{RevokedAt: timestamppb.New(r.At)}
+	if err != nil {
+		for line := range strings.Lines(err.Error()) {
+			out.Problems = append(out.Problems, strings.ToValidUTF8(strings.TrimSpace(line), "?"))
+		}
+	}
+	return out, nil
+}
+
 // GetStatus implements brokerv1.AdminServiceServer.
 func (a *adminAPI) GetStatus(context.Context, *brokerv1.GetStatusRequest) (*brokerv1.GetStatusResponse, error) {
 	s := a.admin.Status()
@@ -126,6 +144,7 @@ func (a *adminAPI) GetStatus(context.Context, *brokerv1.GetStatusRequest) (*brok
 		KeyIds:        s.KeyIDs,
 		CacheEntries:  s.CacheEntries,
 		CacheBytes:    s.CacheBytes,
+		Revocations:   int32(s.Revocations),
 	}, nil
 }
 

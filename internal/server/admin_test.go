@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/credbroker/credbroker/internal/broker"
+	"github.com/credbroker/credbroker/internal/revocation"
 	brokerv1 "github.com/credbroker/credbroker/proto/broker/v1"
 )
 
@@ -29,7 +30,7 @@ func (f fakeAdmin) Reload(context.Context) (ReloadResult, error) {
 func (fakeAdmin) Status() Status {
 	return Status{
 		Version: "v1", StartedAt: expires, RuleSet: "v2", Roles: 3, RulesLoadedAt: expires, Readiness: Readiness{true, []string{"slow"}},
-		KeyIDs: []string{"k"}, CacheEntries: 4, CacheBytes: 5,
+		KeyIDs: []string{"k"}, CacheEntries: 4, CacheBytes: 5, Revocations: 6,
 	}
 }
 
@@ -57,7 +58,7 @@ func TestAdmin(t *testing.T) {
 
 	s, err := client.GetStatus(t.Context(), &brokerv1.GetStatusRequest{})
 	if err != nil || s.GetVersion() != "v1" || !s.GetStartedAt().AsTime().Equal(expires) || s.GetRuleSet() != "v2" || s.GetRoles() != 3 || !s.GetReady() ||
-		s.GetReasons()[0] != "slow" || s.GetKeyIds()[0] != "k" || s.GetCacheEntries() != 4 || s.GetCacheBytes() != 5 || !s.GetRulesLoadedAt().AsTime().Equal(expires) {
+		s.GetReasons()[0] != "slow" || s.GetKeyIds()[0] != "k" || s.GetCacheEntries() != 4 || s.GetCacheBytes() != 5 || s.GetRevocations() != 6 || !s.GetRulesLoadedAt().AsTime().Equal(expires) {
 		t.Errorf("%v, %v", s, err)
 	}
 	r, err := client.ReloadRules(t.Context(), &brokerv1.ReloadRulesRequest{})
@@ -80,6 +81,31 @@ func TestAdmin(t *testing.T) {
 	// The public service is not there.
 	if _, err := brokerv1.NewCredentialBrokerServiceClient(conn).ListRoles(t.Context(), &brokerv1.ListRolesRequest{}); status.Code(err) != codes.Unimplemented {
 		t.Errorf("the public service on the admin socket: %v", err)
+	}
+}
+
+func TestAdminRevokes(t *testing.T) {
+	b := &fakeBroker{revocation: revocation.Revocation{At: expires}}
+	client, _, log := adminServer(t, b, fakeAdmin{})
+	r, err := client.Revoke(t.Context(), &brokerv1.RevokeRequest{Issuer: "https://idp", Subject: "alice"})
+	if err != nil || !r.GetRevokedAt().AsTime().Equal(expires) || len(r.GetProblems()) != 0 {
+		t.Errorf("%v, %v", r, err)
+	}
+	if b.revoked != (revocation.Scope{Issuer: "https://idp", Subject: "alice"}) || b.revokedID == "" || !strings.Contains(b.revokedBy, "uid") {
+		t.Errorf("%+v by %q, request %q", b.revoked, b.revokedBy, b.revokedID)
+	}
+	// What is left to do isn't an error: it is revoked.
+	b.err = errors.Join(fmt.Errorf("%w: Redis is away", revocation.ErrNotShared), fmt.Errorf("%w: Vault is sealed", revocation.ErrNotEnded))
+	r, err = client.Revoke(t.Context(), &brokerv1.RevokeRequest{Role: "reports"})
+	if err != nil || len(r.GetProblems()) != 2 || !strings.Contains(r.GetProblems()[0], "Redis is away") || !strings.Contains(r.GetProblems()[1], "Vault is sealed") || b.revoked.Role != "reports" {
+		t.Errorf("%v, %v", r, err)
+	}
+	b.err, b.revocation = revocation.ErrInvalid, revocation.Revocation{}
+	if _, err := client.Revoke(t.Context(), &brokerv1.RevokeRequest{}); status.Code(err) != codes.InvalidArgument {
+		t.Error(err)
+	}
+	if !strings.Contains(log.String(), "Revoke") {
+		t.Error("the call isn't logged")
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/credbroker/credbroker/internal/cache"
 	"github.com/credbroker/credbroker/internal/exchange"
 	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/revocation"
 	"github.com/credbroker/credbroker/internal/s3"
 )
 
@@ -66,6 +67,7 @@ var (
 	unauthenticated = public{"unauthenticated", "the proof of identity is missing or was not accepted", codes.Unauthenticated, 401, 0, named{"InvalidIdentityToken", 400}, badRequest}
 	notFound        = public{"not_found", "there is no such thing here", codes.NotFound, 404, 0, named{"InvalidAction", 404}, named{"invalid_request", 404}}
 	overloaded      = public{"overloaded", "the broker has too much to do now", codes.Unavailable, 503, time.Second, later, unavailable}
+	backEndAway     = public{"exchange_unavailable", "the object store's credential service can't be reached now", codes.Unavailable, 503, 2 * time.Second, later, unavailable}
 	internal        = public{"internal", "something in the broker went wrong; its log has the request ID", codes.Internal, 500, 0, failure, named{"server_error", 500}}
 
 	badRequest  = named{"invalid_request", 400}
@@ -110,7 +112,11 @@ var table = []struct {
 	{cache.ErrBusy, overloaded},
 	{broker.ErrRateLimited, public{"rate_limited", "too many costly calls by this identity within a minute", codes.ResourceExhausted, 429, 15 * time.Second, named{"Throttling", 400}, named{"temporarily_unavailable", 429}}},
 	{broker.ErrUnknownRequest, notFound},
-	{exchange.ErrUnavailable, public{"exchange_unavailable", "the object store's credential service can't be reached now", codes.Unavailable, 503, 2 * time.Second, later, unavailable}},
+	{revocation.ErrInvalid, invalidRequest("what is to be revoked is an issuer, one of its subjects, or a role, in 512 bytes each", validation, badRequest)},
+	{revocation.ErrFull, overloaded},
+	{revocation.ErrNotShared, backEndAway}, // for the audit log alone: AdminService.Revoke answers with what is left
+	{revocation.ErrNotEnded, backEndAway},
+	{exchange.ErrUnavailable, backEndAway},
 	{exchange.ErrRefused, public{"exchange_refused", "the object store refused to issue credentials; its settings and the broker's don't agree", codes.FailedPrecondition, 502, 0, failure, badGateway}},
 	{exchange.ErrUnsafe, public{"exchange_unsafe", "the object store has not shown that it is safe to use", codes.Unavailable, 503, 5 * time.Second, later, unavailable}},
 	{exchange.ErrBadResult, public{"exchange_bad_result", "the object store's answer was not a sound credential", codes.Unavailable, 502, 2 * time.Second, failure, badGateway}},

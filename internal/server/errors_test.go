@@ -27,6 +27,7 @@ import (
 	"github.com/credbroker/credbroker/internal/cache"
 	"github.com/credbroker/credbroker/internal/exchange"
 	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/revocation"
 	"github.com/credbroker/credbroker/internal/s3"
 	brokerv1 "github.com/credbroker/credbroker/proto/broker/v1"
 )
@@ -71,6 +72,10 @@ var wantErrors = []wantError{
 	{cache.ErrBusy, "overloaded", codes.Unavailable, 503, true, "ServiceUnavailable 503", "temporarily_unavailable 503"},
 	{broker.ErrRateLimited, "rate_limited", codes.ResourceExhausted, 429, true, "Throttling 400", "temporarily_unavailable 429"},
 	{broker.ErrUnknownRequest, "not_found", codes.NotFound, 404, false, "InvalidAction 404", "invalid_request 404"},
+	{revocation.ErrInvalid, "invalid_request", codes.InvalidArgument, 400, false, "ValidationError 400", "invalid_request 400"},
+	{revocation.ErrFull, "overloaded", codes.Unavailable, 503, true, "ServiceUnavailable 503", "temporarily_unavailable 503"},
+	{revocation.ErrNotShared, "exchange_unavailable", codes.Unavailable, 503, true, "ServiceUnavailable 503", "temporarily_unavailable 503"},
+	{revocation.ErrNotEnded, "exchange_unavailable", codes.Unavailable, 503, true, "ServiceUnavailable 503", "temporarily_unavailable 503"},
 	{exchange.ErrUnavailable, "exchange_unavailable", codes.Unavailable, 503, true, "ServiceUnavailable 503", "temporarily_unavailable 503"},
 	{exchange.ErrRefused, "exchange_refused", codes.FailedPrecondition, 502, false, "InternalFailure 500", "server_error 502"},
 	{exchange.ErrUnsafe, "exchange_unsafe", codes.Unavailable, 503, true, "ServiceUnavailable 503", "temporarily_unavailable 503"},

@@ -29,6 +29,7 @@ import (
 	"github.com/credbroker/credbroker/internal/broker"
 	"github.com/credbroker/credbroker/internal/exchange"
 	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/revocation"
 	"github.com/credbroker/credbroker/internal/s3"
 	"github.com/credbroker/credbroker/internal/secret"
 )
@@ -50,6 +51,10 @@ type fakeBroker struct {
 	n    int
 
 	signing broker.SignRequest
+
+	revoked              revocation.Scope
+	revokedID, revokedBy string
+	revocation           revocation.Revocation
 }
 
 // fail is what the calls from now on end with.
@@ -150,6 +155,11 @@ func (f *fakeBroker) Sign(ctx context.Context, req broker.SignRequest) (broker.S
 		}},
 		AccessKeyID: "AKIATEST", Expires: expires, Role: "reports",
 	}, nil
+}
+
+func (f *fakeBroker) Revoke(_ context.Context, s revocation.Scope, requestID, by string) (revocation.Revocation, error) {
+	f.revoked, f.revokedBy, f.revokedID = s, by, requestID
+	return f.revocation, f.err
 }
 
 func (f *fakeBroker) ExplainDecision(requestID string) (broker.Explained, error) {

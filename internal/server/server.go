@@ -14,6 +14,7 @@ import (
 	"github.com/credbroker/credbroker/internal/attest"
 	"github.com/credbroker/credbroker/internal/broker"
 	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/revocation"
 )
 
 // Broker is the pipeline; *broker.Broker is one. Its methods are safe for concurrent use.
@@ -26,6 +27,7 @@ type Broker interface {
 	Sign(ctx context.Context, req broker.SignRequest) (broker.SignedRequests, error)
 	ExplainDecision(requestID string) (broker.Explained, error)
 	ExplainIdentity(id attest.Identity, role string) broker.Explained
+	Revoke(ctx context.Context, s revocation.Scope, requestID, by string) (revocation.Revocation, error)
 }
 
 // Readiness says whether this process can do its work. Reasons may name troubles that leave it ready.

@@ -19,6 +19,7 @@ import (
 	"github.com/credbroker/credbroker/internal/attest"
 	"github.com/credbroker/credbroker/internal/exchange"
 	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/revocation"
 	"github.com/credbroker/credbroker/internal/secret"
 	"github.com/credbroker/credbroker/internal/vault"
 )
@@ -311,12 +312,12 @@ func (x *Credentials) discard(ctx context.Context, id string) {
 	}
 }
 
-// Revoke ends what this process has leased for an identity, actors included. Credentials of other replicas are theirs to revoke.
-func (x *Credentials) Revoke(ctx context.Context, id attest.Identity) error {
+// Revoke implements exchange.Revoker. What other replicas have leased is theirs to end.
+func (x *Credentials) Revoke(ctx context.Context, r revocation.Revocation) error {
 	var failures []error
-	for _, l := range x.leases.of(identityKey(&id)) {
+	for _, l := range x.leases.concerned(r) {
 		if err := x.leases.hold(ctx, l); err != nil {
-			return err
+			return errors.Join(append(failures, err)...)
 		}
 		if l.id != "" {
 			if err := x.cfg.Client.Revoke(ctx, l.id); err != nil {
@@ -353,17 +354,31 @@ func earliest(first time.Time, others ...time.Time) time.Time {
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// keyOf names what a lease is for: an identity and what it was granted.
+// keyOf names what a lease is for: an identity and what it was granted, since when.
 func keyOf(req exchange.Request) (string, error) {
-	key, err := json.Marshal([]string{identityKey(&req.Identity), req.Grant.Role, req.Grant.Bound.String()})
+	var parts []string
+	for id := &req.Identity; id != nil; id = id.Actor {
+		parts = append(parts, string(id.Kind), id.Issuer, id.Tenant, id.Subject)
+	}
+	parts = append(parts, req.Grant.Role, req.Grant.Bound.String())
+	if !req.RevokedAt.IsZero() {
+		parts = append(parts, req.RevokedAt.UTC().Format(time.RFC3339Nano))
+	}
+	key, err := json.Marshal(parts)
 	return string(key), err
 }
 
-func identityKey(id *attest.Identity) string {
-	var parts []string
-	for ; id != nil; id = id.Actor {
-		parts = append(parts, string(id.Kind), id.Issuer, id.Tenant, id.Subject)
+// essence is of a request what says whether a revocation is about it.
+func essence(req exchange.Request) exchange.Request {
+	out := exchange.Request{RevokedAt: req.RevokedAt}
+	out.Grant.Role = req.Grant.Role
+	to := &out.Identity
+	for id := &req.Identity; ; id = id.Actor {
+		to.Issuer, to.Subject = id.Issuer, id.Subject
+		if id.Actor == nil {
+			return out
+		}
+		to.Actor = &attest.Identity{}
+		to = to.Actor
 	}
-	key, _ := json.Marshal(parts) // strings always have a form; invalid UTF-8 was refused with the proof
-	return string(key)
 }

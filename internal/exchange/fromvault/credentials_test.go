@@ -3,6 +3,7 @@ package fromvault_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/credbroker/credbroker/internal/exchange"
 	"github.com/credbroker/credbroker/internal/exchange/fromvault"
 	"github.com/credbroker/credbroker/internal/policy"
+	"github.com/credbroker/credbroker/internal/revocation"
 	"github.com/credbroker/credbroker/internal/vault"
 )
 
@@ -23,14 +25,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // engine is a Vault with an AWS engine over a stand-in for IAM, and the broker's client of it.
 type engine struct {
 	*brokertest.Vault
-	iam    *iam
+	iam    *brokertest.IAM
 	client *vault.Client
 }
 
 // start makes an engine whose leases last lease at first, and longest at all.
 func start(t *testing.T, lease, longest time.Duration) *engine {
 	t.Helper()
-	e := &engine{Vault: brokertest.StartVault(t, brokertest.VaultOptions{}), iam: newIAM(t)}
+	e := &engine{Vault: brokertest.StartVault(t, brokertest.VaultOptions{}), iam: brokertest.NewIAM(t)}
 	e.Write("sys/mounts/aws", brokertest.VaultData{"type": "aws"})
 	e.Write("aws/config/root", brokertest.VaultData{"access_key": "AKIAVAULT", "secret_key": "x", "region": "us-east-1", "iam_endpoint": e.iam.URL, "sts_endpoint": e.iam.URL})
 	e.Write("aws/config/lease", brokertest.VaultData{"lease": lease.String(), "lease_max": longest.String()})
@@ -80,7 +82,7 @@ func TestLeaseIsCutToTheGrantAndRenewedForTheSameOne(t *testing.T) {
 	e := start(t, time.Hour, 12*time.Hour)
 	for _, write := range []bool{false, true} {
 		x := e.exchanger(write)
-		_, before := e.iam.counts()
+		_, before := e.iam.Counts()
 		first, err := x.Exchange(t.Context(), request("alice", 20*time.Minute))
 		if err != nil {
 			t.Fatal(err)
@@ -94,7 +96,7 @@ func TestLeaseIsCutToTheGrantAndRenewedForTheSameOne(t *testing.T) {
 		if err != nil || other.AccessKeyID == first.AccessKeyID {
 			t.Errorf("%v %v", other.AccessKeyID, err)
 		}
-		if _, made := e.iam.counts(); made-before != 2 {
+		if _, made := e.iam.Counts(); made-before != 2 {
 			t.Errorf("%d users were made; expected 2", made-before)
 		}
 	}
@@ -114,12 +116,12 @@ func TestLeaseThatEndsSoonIsRenewedInsteadOfMadeAnew(t *testing.T) {
 	if err != nil || again.AccessKeyID != first.AccessKeyID || !again.Expires.After(first.Expires) {
 		t.Errorf("%v, until %s, after %s: %v", again.AccessKeyID == first.AccessKeyID, again.Expires, first.Expires, err)
 	}
-	if live, made := e.iam.counts(); live != 1 || made != 1 {
+	if live, made := e.iam.Counts(); live != 1 || made != 1 {
 		t.Errorf("%d users of %d", live, made)
 	}
 	// Nobody asks any more: the lease ends, and the user with it.
 	brokertest.Eventually(t, 15*time.Second, "the user gone", func() error {
-		if live, _ := e.iam.counts(); live != 0 {
+		if live, _ := e.iam.Counts(); live != 0 {
 			return errors.New("it is there")
 		}
 		return nil
@@ -142,7 +144,7 @@ func TestBurstMakesOneLease(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if _, made := e.iam.counts(); made != 1 {
+	if _, made := e.iam.Counts(); made != 1 {
 		t.Errorf("%d leases for one burst", made)
 	}
 	for _, key := range keys {
@@ -152,31 +154,59 @@ func TestBurstMakesOneLease(t *testing.T) {
 	}
 }
 
-func TestRevocationEndsTheLeasesOfAnIdentityAlone(t *testing.T) {
+func TestRevocationEndsTheLeasesThatItIsAbout(t *testing.T) {
 	t.Parallel()
 	e := start(t, time.Hour, 12*time.Hour)
 	x := e.exchanger(false)
-	bob := request("bob", 15*time.Minute)
-	for _, req := range []exchange.Request{request("alice", 15*time.Minute), request("alice", 20*time.Minute), bob} {
+	byBob := request("carol", 15*time.Minute)
+	byBob.Identity.Actor = &attest.Identity{Kind: attest.KindGateway, Issuer: "https://idp.example", Subject: "bob"}
+	for _, req := range []exchange.Request{request("alice", 15*time.Minute), request("alice", 20*time.Minute), request("bob", 15*time.Minute), byBob, request("carol", 15*time.Minute)} {
 		if _, err := x.Exchange(t.Context(), req); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := x.Revoke(t.Context(), request("alice", 0).Identity); err != nil {
-		t.Fatal(err)
-	}
-	brokertest.Eventually(t, 10*time.Second, "alice's users gone", func() error {
-		if live, _ := e.iam.counts(); live != 1 {
-			return errors.New("they are there")
+	issuer, at := byBob.Identity.Issuer, time.Now()
+	revoke := func(s revocation.Scope, left, made int) {
+		t.Helper()
+		if err := x.Revoke(t.Context(), revocation.Revocation{Scope: s, At: at}); err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
-	// What was revoked isn't handed out again.
-	if _, err := x.Exchange(t.Context(), request("alice", 15*time.Minute)); err != nil {
+		brokertest.Eventually(t, 10*time.Second, "users gone", func() error {
+			if live, n := e.iam.Counts(); live != left || n != made {
+				return fmt.Errorf("%d of %d are there; expected %d of %d", live, n, left, made)
+			}
+			return nil
+		})
+	}
+	revoke(revocation.Scope{Issuer: issuer, Subject: "alice"}, 3, 5)
+	revoke(revocation.Scope{Issuer: issuer, Subject: "alice"}, 3, 5)
+	again := request("alice", 15*time.Minute)
+	again.RevokedAt = at
+	if _, err := x.Exchange(t.Context(), again); err != nil {
 		t.Fatal(err)
 	}
-	if _, made := e.iam.counts(); made != 4 {
-		t.Errorf("%d made; expected 4", made)
+	revoke(revocation.Scope{Issuer: issuer, Subject: "alice"}, 4, 6) // what was made since stays
+	revoke(revocation.Scope{Issuer: issuer, Subject: "bob"}, 2, 6)   // an actor's, too
+	revoke(revocation.Scope{Issuer: "https://other.example"}, 2, 6)
+	revoke(revocation.Scope{Role: "another"}, 2, 6)
+	at = at.Add(time.Second)
+	revoke(revocation.Scope{Role: again.Grant.Role}, 0, 6)
+}
+
+// TestALeaseFromBeforeARevocationIsNotUsedAfterIt is about a revocation that hasn't got to the leases yet.
+func TestALeaseFromBeforeARevocationIsNotUsedAfterIt(t *testing.T) {
+	t.Parallel()
+	e := start(t, time.Hour, 12*time.Hour)
+	x := e.exchanger(false)
+	req := request("alice", 15*time.Minute)
+	before, err := x.Exchange(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.RevokedAt = time.Now()
+	after, err := x.Exchange(t.Context(), req)
+	if err != nil || after.AccessKeyID == before.AccessKeyID {
+		t.Errorf("%v, %v", after.AccessKeyID, err)
 	}
 }
 

@@ -7,22 +7,24 @@ import (
 	"time"
 
 	"github.com/credbroker/credbroker/internal/exchange"
+	"github.com/credbroker/credbroker/internal/revocation"
 )
 
 // maxLeases bounds the leases that are held at one time; each takes about 2 KiB here, and a place in Vault's storage.
 const maxLeases = 1 << 14
 
-// leases are what this process has read and is still good, one for each identity and grant.
+// leases are what this process has read and is still good, one for each identity and grant, and another after each revocation.
 type leases struct {
 	mu   sync.Mutex
 	held map[string]*lease
 }
 
-// lease is one of them. Its fields but the first three are for whoever holds its turn.
+// lease is one of them. Its fields but the first four are for whoever holds its turn.
 type lease struct {
-	key, identity string
-	turn          chan struct{}
-	users         int // guarded by leases.mu
+	key   string
+	req   exchange.Request // for whom and what, and nothing of the call
+	turn  chan struct{}
+	users int // guarded by leases.mu
 
 	id          string // empty if nothing was leased
 	renewable   bool
@@ -42,7 +44,7 @@ func (s *leases) take(ctx context.Context, req exchange.Request) (*lease, error)
 			s.mu.Unlock()
 			return nil, fmt.Errorf("%w: %d leases are held already", exchange.ErrUnavailable, maxLeases)
 		}
-		l = &lease{key: key, identity: identityKey(&req.Identity), turn: make(chan struct{}, 1)}
+		l = &lease{key: key, req: essence(req), turn: make(chan struct{}, 1)}
 		s.held[key] = l
 	}
 	l.users++
@@ -82,13 +84,13 @@ func (s *leases) leave(l *lease) {
 	}
 }
 
-// of are the leases of an identity.
-func (s *leases) of(identity string) []*lease {
+// concerned are those that a revocation is about.
+func (s *leases) concerned(r revocation.Revocation) []*lease {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []*lease
 	for _, l := range s.held {
-		if l.identity == identity {
+		if l.req.RevokedAt.Before(r.At) && r.Concerns(l.req.Grant.Role, &l.req.Identity) {
 			out = append(out, l)
 		}
 	}

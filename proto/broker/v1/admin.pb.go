@@ -529,6 +529,122 @@ func (x *ReloadRulesResponse) GetNeedsRestart() []string {
 	return nil
 }
 
+// RevokeRequest names either a role or an issuer. Each has at most 512 bytes.
+type RevokeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in the audit log. With a subject, that one alone; without, all of the issuer. An actor counts as who it acts for.
+	Issuer        string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Subject       string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	Role          string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeRequest) Reset() {
+	*x = RevokeRequest{}
+	mi := &file_broker_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeRequest) ProtoMessage() {}
+
+func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
+func (*RevokeRequest) Descriptor() ([]byte, []int) {
+	return file_broker_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RevokeRequest) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *RevokeRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *RevokeRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+type RevokeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was made before this is handed out no more.
+	RevokedAt *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
+	// What is left to do or to wait for; empty if all is done.
+	Problems      []string `protobuf:"bytes,2,rep,name=problems,proto3" json:"problems,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeResponse) Reset() {
+	*x = RevokeResponse{}
+	mi := &file_broker_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeResponse) ProtoMessage() {}
+
+func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
+func (*RevokeResponse) Descriptor() ([]byte, []int) {
+	return file_broker_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RevokeResponse) GetRevokedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RevokedAt
+	}
+	return nil
+}
+
+func (x *RevokeResponse) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
 type GetStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -537,7 +653,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_broker_v1_admin_proto_msgTypes[7]
+	mi := &file_broker_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -549,7 +665,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_admin_proto_msgTypes[7]
+	mi := &file_broker_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -562,7 +678,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_broker_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_broker_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 type GetStatusResponse struct {
@@ -578,15 +694,17 @@ type GetStatusResponse struct {
 	// Key IDs (RFC 7638 thumbprints) that the broker's issuer publishes.
 	KeyIds []string `protobuf:"bytes,8,rep,name=key_ids,json=keyIds,proto3" json:"key_ids,omitempty"`
 	// Entries and bytes in the memory cache.
-	CacheEntries  int64 `protobuf:"varint,9,opt,name=cache_entries,json=cacheEntries,proto3" json:"cache_entries,omitempty"`
-	CacheBytes    int64 `protobuf:"varint,10,opt,name=cache_bytes,json=cacheBytes,proto3" json:"cache_bytes,omitempty"`
+	CacheEntries int64 `protobuf:"varint,9,opt,name=cache_entries,json=cacheEntries,proto3" json:"cache_entries,omitempty"`
+	CacheBytes   int64 `protobuf:"varint,10,opt,name=cache_bytes,json=cacheBytes,proto3" json:"cache_bytes,omitempty"`
+	// Roles, issuers and subjects that are revoked and not forgotten yet.
+	Revocations   int32 `protobuf:"varint,11,opt,name=revocations,proto3" json:"revocations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_broker_v1_admin_proto_msgTypes[8]
+	mi := &file_broker_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -598,7 +716,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_admin_proto_msgTypes[8]
+	mi := &file_broker_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -611,7 +729,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_broker_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_broker_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetStatusResponse) GetVersion() string {
@@ -684,6 +802,13 @@ func (x *GetStatusResponse) GetCacheBytes() int64 {
 	return 0
 }
 
+func (x *GetStatusResponse) GetRevocations() int32 {
+	if x != nil {
+		return x.Revocations
+	}
+	return 0
+}
+
 var File_broker_v1_admin_proto protoreflect.FileDescriptor
 
 const file_broker_v1_admin_proto_rawDesc = "" +
@@ -727,8 +852,16 @@ const file_broker_v1_admin_proto_rawDesc = "" +
 	"\x13ReloadRulesResponse\x12\x19\n" +
 	"\brule_set\x18\x01 \x01(\tR\aruleSet\x12\x16\n" +
 	"\x06faults\x18\x02 \x03(\tR\x06faults\x12#\n" +
-	"\rneeds_restart\x18\x03 \x03(\tR\fneedsRestart\"\x12\n" +
-	"\x10GetStatusRequest\"\xec\x02\n" +
+	"\rneeds_restart\x18\x03 \x03(\tR\fneedsRestart\"U\n" +
+	"\rRevokeRequest\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12\x12\n" +
+	"\x04role\x18\x03 \x01(\tR\x04role\"g\n" +
+	"\x0eRevokeResponse\x129\n" +
+	"\n" +
+	"revoked_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x12\x1a\n" +
+	"\bproblems\x18\x02 \x03(\tR\bproblems\"\x12\n" +
+	"\x10GetStatusRequest\"\x8e\x03\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x129\n" +
 	"\n" +
@@ -742,10 +875,12 @@ const file_broker_v1_admin_proto_rawDesc = "" +
 	"\rcache_entries\x18\t \x01(\x03R\fcacheEntries\x12\x1f\n" +
 	"\vcache_bytes\x18\n" +
 	" \x01(\x03R\n" +
-	"cacheBytes2\xe6\x01\n" +
+	"cacheBytes\x12 \n" +
+	"\vrevocations\x18\v \x01(\x05R\vrevocations2\xa5\x02\n" +
 	"\fAdminService\x12@\n" +
 	"\aExplain\x12\x19.broker.v1.ExplainRequest\x1a\x1a.broker.v1.ExplainResponse\x12L\n" +
-	"\vReloadRules\x12\x1d.broker.v1.ReloadRulesRequest\x1a\x1e.broker.v1.ReloadRulesResponse\x12F\n" +
+	"\vReloadRules\x12\x1d.broker.v1.ReloadRulesRequest\x1a\x1e.broker.v1.ReloadRulesResponse\x12=\n" +
+	"\x06Revoke\x12\x18.broker.v1.RevokeRequest\x1a\x19.broker.v1.RevokeResponse\x12F\n" +
 	"\tGetStatus\x12\x1b.broker.v1.GetStatusRequest\x1a\x1c.broker.v1.GetStatusResponseB;Z9github.com/credbroker/credbroker/proto/broker/v1;brokerv1b\x06proto3"
 
 var (
@@ -760,7 +895,7 @@ func file_broker_v1_admin_proto_rawDescGZIP() []byte {
 	return file_broker_v1_admin_proto_rawDescData
 }
 
-var file_broker_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_broker_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_broker_v1_admin_proto_goTypes = []any{
 	(*ExplainRequest)(nil),        // 0: broker.v1.ExplainRequest
 	(*Hypothesis)(nil),            // 1: broker.v1.Hypothesis
@@ -769,31 +904,36 @@ var file_broker_v1_admin_proto_goTypes = []any{
 	(*Finding)(nil),               // 4: broker.v1.Finding
 	(*ReloadRulesRequest)(nil),    // 5: broker.v1.ReloadRulesRequest
 	(*ReloadRulesResponse)(nil),   // 6: broker.v1.ReloadRulesResponse
-	(*GetStatusRequest)(nil),      // 7: broker.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),     // 8: broker.v1.GetStatusResponse
-	(*Identity)(nil),              // 9: broker.v1.Identity
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
+	(*RevokeRequest)(nil),         // 7: broker.v1.RevokeRequest
+	(*RevokeResponse)(nil),        // 8: broker.v1.RevokeResponse
+	(*GetStatusRequest)(nil),      // 9: broker.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),     // 10: broker.v1.GetStatusResponse
+	(*Identity)(nil),              // 11: broker.v1.Identity
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_broker_v1_admin_proto_depIdxs = []int32{
 	1,  // 0: broker.v1.ExplainRequest.hypothesis:type_name -> broker.v1.Hypothesis
-	9,  // 1: broker.v1.Hypothesis.identity:type_name -> broker.v1.Identity
+	11, // 1: broker.v1.Hypothesis.identity:type_name -> broker.v1.Identity
 	3,  // 2: broker.v1.ExplainResponse.recorded:type_name -> broker.v1.RecordedDecision
-	9,  // 3: broker.v1.ExplainResponse.identity:type_name -> broker.v1.Identity
+	11, // 3: broker.v1.ExplainResponse.identity:type_name -> broker.v1.Identity
 	4,  // 4: broker.v1.ExplainResponse.findings:type_name -> broker.v1.Finding
-	10, // 5: broker.v1.RecordedDecision.time:type_name -> google.protobuf.Timestamp
-	10, // 6: broker.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
-	10, // 7: broker.v1.GetStatusResponse.rules_loaded_at:type_name -> google.protobuf.Timestamp
-	0,  // 8: broker.v1.AdminService.Explain:input_type -> broker.v1.ExplainRequest
-	5,  // 9: broker.v1.AdminService.ReloadRules:input_type -> broker.v1.ReloadRulesRequest
-	7,  // 10: broker.v1.AdminService.GetStatus:input_type -> broker.v1.GetStatusRequest
-	2,  // 11: broker.v1.AdminService.Explain:output_type -> broker.v1.ExplainResponse
-	6,  // 12: broker.v1.AdminService.ReloadRules:output_type -> broker.v1.ReloadRulesResponse
-	8,  // 13: broker.v1.AdminService.GetStatus:output_type -> broker.v1.GetStatusResponse
-	11, // [11:14] is the sub-list for method output_type
-	8,  // [8:11] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	12, // 5: broker.v1.RecordedDecision.time:type_name -> google.protobuf.Timestamp
+	12, // 6: broker.v1.RevokeResponse.revoked_at:type_name -> google.protobuf.Timestamp
+	12, // 7: broker.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
+	12, // 8: broker.v1.GetStatusResponse.rules_loaded_at:type_name -> google.protobuf.Timestamp
+	0,  // 9: broker.v1.AdminService.Explain:input_type -> broker.v1.ExplainRequest
+	5,  // 10: broker.v1.AdminService.ReloadRules:input_type -> broker.v1.ReloadRulesRequest
+	7,  // 11: broker.v1.AdminService.Revoke:input_type -> broker.v1.RevokeRequest
+	9,  // 12: broker.v1.AdminService.GetStatus:input_type -> broker.v1.GetStatusRequest
+	2,  // 13: broker.v1.AdminService.Explain:output_type -> broker.v1.ExplainResponse
+	6,  // 14: broker.v1.AdminService.ReloadRules:output_type -> broker.v1.ReloadRulesResponse
+	8,  // 15: broker.v1.AdminService.Revoke:output_type -> broker.v1.RevokeResponse
+	10, // 16: broker.v1.AdminService.GetStatus:output_type -> broker.v1.GetStatusResponse
+	13, // [13:17] is the sub-list for method output_type
+	9,  // [9:13] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_broker_v1_admin_proto_init() }
@@ -812,7 +952,7 @@ func file_broker_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_broker_v1_admin_proto_rawDesc), len(file_broker_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

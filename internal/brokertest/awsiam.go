@@ -1,4 +1,4 @@
-package fromvault_test
+package brokertest
 
 import (
 	"fmt"
@@ -8,9 +8,10 @@ import (
 	"testing"
 )
 
-// iam is a stand-in for the actions of AWS IAM that Vault's AWS engine makes users with and takes them away. Its users are what leases
+// IAM is a stand-in for the actions of AWS IAM that Vault's AWS engine makes users with and takes them away. Its users are what leases
 // of the engine stand for.
-type iam struct {
+type IAM struct {
+	// URL is its endpoint.
 	URL string
 
 	mu    sync.Mutex
@@ -18,24 +19,25 @@ type iam struct {
 	made  int
 }
 
-func newIAM(t *testing.T) *iam {
+// NewIAM starts one without users.
+func NewIAM(t testing.TB) *IAM {
 	t.Helper()
-	i := &iam{users: map[string]string{}}
+	i := &IAM{users: map[string]string{}}
 	s := httptest.NewServer(i)
 	t.Cleanup(s.Close)
 	i.URL = s.URL
 	return i
 }
 
-// counts are how many users there are, and how many there ever were.
-func (i *iam) counts() (live, made int) {
+// Counts are how many users there are, and how many there ever were.
+func (i *IAM) Counts() (live, made int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return len(i.users), i.made
 }
 
 // ServeHTTP answers https://docs.aws.amazon.com/IAM/latest/APIReference/.
-func (i *iam) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (i *IAM) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := r.ParseForm(); err != nil || r.Header.Get("Authorization") == "" {
 		http.Error(w, "", http.StatusBadRequest)
 		return
