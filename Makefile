@@ -24,7 +24,7 @@ demo-sdks: ## Run stock SDKs and command lines against a broker and MinIO by var
 	@scripts/demo/sdks/demo.sh
 
 .PHONY: demo-vault
-demo-vault: ## The same with a real Vault and Redis, and a broker that holds no secret of its own; ends with an inventory
+demo-vault: ## The same with a real Vault and Redis, a broker that holds no secret of its own and a gateway; ends with an inventory
 	@scripts/demo/vault/demo.sh
 
 .PHONY: test
