@@ -59,6 +59,13 @@ func (m *mint) Backend() policy.Backend {
 
 func (m *mint) Status() string { return "" }
 
+// pipelineOver is the program without its transports, over one exchanger and with one role of it, called bench.
+func (s *stage) pipelineOver(x exchange.Exchanger, honours policy.Backend, role policy.Role) *pipeline {
+	s.t.Helper()
+	role.Name, role.When, role.Exchanger, role.Source = "bench", `"finance" in identity.attrs.groups`, "x", "broker.yaml:1"
+	return s.assemble([]policy.Role{role}, "x", x, honours, 64<<20, time.Now)
+}
+
 // pipeline makes one with so many roles, and so much memory for credentials and, as in the program, as much for verified tokens.
 func (s *stage) pipeline(roles int, cacheBytes int64) *pipeline {
 	s.t.Helper()
@@ -70,7 +77,12 @@ func (s *stage) pipeline(roles int, cacheBytes int64) *pipeline {
 		}
 	}
 	exchanger := &mint{}
-	rules, err := policy.Compile(list, map[string]policy.Backend{"mint": exchanger.Backend()})
+	return s.assemble(list, "mint", exchanger, exchanger.Backend(), cacheBytes, exchanger.now)
+}
+
+func (s *stage) assemble(roles []policy.Role, name string, x exchange.Exchanger, honours policy.Backend, cacheBytes int64, now func() time.Time) *pipeline {
+	s.t.Helper()
+	rules, err := policy.Compile(roles, map[string]policy.Backend{name: honours})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -82,9 +94,9 @@ func (s *stage) pipeline(roles int, cacheBytes int64) *pipeline {
 	key := secret.New(rand.Text() + rand.Text())
 	b := broker.New(broker.Config{
 		Store: cache.NewStore(cache.StoreConfig{Memory: cache.NewMemory(cache.MemoryConfig{MaxBytes: cacheBytes}), Flight: cache.NewFlight(cache.FlightConfig{})}),
-		Keyer: cache.NewKeyer(key), Audit: log, Fingerprinter: audit.NewFingerprinter(key), Exchangers: map[string]broker.Exchanger{"mint": {Exchanger: exchanger, Target: "mint"}},
+		Keyer: cache.NewKeyer(key), Audit: log, Fingerprinter: audit.NewFingerprinter(key), Exchangers: map[string]broker.Exchanger{name: {Exchanger: x, Target: name}},
 		Code: server.Code, Log: slog.New(slog.DiscardHandler), MaxInFlight: 4096, MaxMints: 100_000, Observe: metrics.New("bench").Observe,
-		Now: exchanger.now,
+		Now: now,
 	}, broker.Rulebook{Verifiers: map[attest.Kind]attest.Verifier{attest.KindJWT: s.verifier(cacheBytes)}, Rules: rules, LoadedAt: time.Now()})
 	return &pipeline{t: s.t, broker: b}
 }

@@ -62,8 +62,14 @@ const turnsInRound = 8
 // versus warms both up, then has them take turns.
 func (s *stage) versus(ours, peer load) contest {
 	s.t.Helper()
-	rate(s.t, inFlight, s.spell/4, ours.call)
-	rate(s.t, inFlight, s.spell/4, peer.call)
+	return s.versusAt(inFlight, ours, peer)
+}
+
+// versusAt is versus with fewer calls in flight.
+func (s *stage) versusAt(workers int, ours, peer load) contest {
+	s.t.Helper()
+	rate(s.t, workers, s.spell/4, ours.call)
+	rate(s.t, workers, s.spell/4, peer.call)
 	var c contest
 	for range s.rounds {
 		var took [2]time.Duration
@@ -73,7 +79,7 @@ func (s *stage) versus(ours, peer load) contest {
 				i = (i + turn) % 2
 				l, who := [2]load{ours, peer}[i], [2]*contestant{&c.ours, &c.peer}[i]
 				before := cpu(s.t, l.pid)
-				m := rate(s.t, inFlight, s.spell/turnsInRound, l.call)
+				m := rate(s.t, workers, s.spell/turnsInRound, l.call)
 				who.cpuTime += cpu(s.t, l.pid) - before
 				who.calls += m.calls
 				calls[i], took[i] = calls[i]+m.steady, took[i]+m.took

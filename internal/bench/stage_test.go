@@ -32,6 +32,7 @@ type stage struct {
 
 	first *replica // what broker returned
 	fleet *fleet   // what replicas returned
+	back  *backends
 }
 
 // size is how many of something there are: in a measurement, and in a smoke test.
@@ -117,6 +118,7 @@ exchangers:
 limits: {max_mints: 100000}
 roles:
   - {name: bench, when: '"finance" in identity.attrs.groups', exchanger: minio, policies: [everything], ttl: {default: 1h, max: 12h}}
+  - {name: sign, when: '"finance" in identity.attrs.groups', exchanger: minio, policies: [everything], operations: [s3:GetObject], ttl: {default: 1h, max: 12h}}
 %s`, s.idp.URL, minio, brokertest.ClientID, more)
 }
 

@@ -38,12 +38,16 @@ type target struct {
 // The verdicts.
 const (
 	aimMet = "aim"
+	noGoal = "no target"
 	met    = "met"
 	missed = "missed"
 	absent = "not measured"
 )
 
 func (t target) verdict(value float64) string {
+	if t == (target{}) {
+		return noGoal
+	}
 	reaches := func(bound float64) bool {
 		if t.AtMost {
 			return value <= bound
@@ -115,7 +119,9 @@ func printTable(w io.Writer, rows []row) {
 		if r.Peer != 0 {
 			peer, ratio = amount(r.Peer, r.Unit), fmt.Sprintf("%.2f", r.Value)
 		}
-		if r.Peer != 0 || r.Verdict == absent {
+		if r.target == (target{}) {
+			least = "-\t-"
+		} else if r.Peer != 0 || r.Verdict == absent {
 			least = fmt.Sprintf("%s%g\t%s%g", sign, r.AtLeast, sign, r.Aim)
 		} else {
 			least = sign + amount(r.AtLeast, r.Unit) + "\t" + sign + amount(r.Aim, r.Unit)
