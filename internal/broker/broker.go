@@ -31,6 +31,9 @@ var (
 	// ErrRateLimited means that this identity had too many new credentials minted within a minute, or asked too often which
 	// roles it may use: retry later.
 	ErrRateLimited = errors.New("too many costly calls by this identity")
+	// ErrForwardedToken means that the token which a gateway has forwarded is not accepted, or is of somebody else than the consumer: the
+	// gateway's own proof and word held.
+	ErrForwardedToken = errors.New("the forwarded token is not accepted")
 	// ErrUnknownRequest means that no decision with that request ID is remembered.
 	ErrUnknownRequest = errors.New("no such decision is remembered")
 )
@@ -290,11 +293,16 @@ func (b *Broker) confirm(ctx context.Context, book *Rulebook, req Request, id *a
 	var fingerprint string // the token's issuer and subject are in the identity
 	token, err := b.attest(ctx, book, *req.Forwarded, &fingerprint)
 	if err != nil {
+		for _, rejected := range []error{attest.ErrUsed, attest.ErrExpired, attest.ErrMalformed, attest.ErrRejected} {
+			if errors.Is(err, rejected) {
+				return fmt.Errorf("%w: %w", ErrForwardedToken, err)
+			}
+		}
 		return fmt.Errorf("the forwarded token: %w", err)
 	}
 	names := slices.Concat([]string{id.Subject}, id.Attrs["consumer_custom_id"], id.Attrs["consumer_username"], id.Attrs["credential_id"])
 	if !slices.Contains(names, token.Subject) {
-		return fmt.Errorf("%w: the forwarded token is of somebody else than the consumer", attest.ErrRejected)
+		return fmt.Errorf("%w: it is of somebody else than the consumer", ErrForwardedToken)
 	}
 	id.Attrs = maps.Clone(id.Attrs)
 	id.Attrs["token_issuer"], id.Attrs["token_subject"] = []string{token.Issuer}, []string{token.Subject}

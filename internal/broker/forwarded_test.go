@@ -50,11 +50,11 @@ func TestAForwardedTokenIsVerifiedAgain(t *testing.T) {
 		"its username":                   {with("consumer", token("bob")), nil},
 		"its credential":                 {with("consumer", token("carol")), nil},
 		"its ID":                         {with("consumer", token("5b6a")), nil},
-		"of a group's name":              {with("consumer", token("dave")), attest.ErrRejected},
-		"somebody else's":                {with("consumer", token("mallory")), attest.ErrRejected},
-		"one that doesn't hold":          {with("consumer", token("bad")), attest.ErrRejected},
+		"of a group's name":              {with("consumer", token("dave")), broker.ErrForwardedToken},
+		"somebody else's":                {with("consumer", token("mallory")), broker.ErrForwardedToken},
+		"one that doesn't hold":          {with("consumer", token("bad")), broker.ErrForwardedToken},
 		"another kind of proof":          {with("consumer", &attest.Proof{Kind: attest.KindAWS, Data: secret.New("alice")}), attest.ErrMalformed},
-		"an empty one":                   {with("consumer", &attest.Proof{Kind: attest.KindJWT}), attest.ErrMalformed},
+		"an empty one":                   {with("consumer", &attest.Proof{Kind: attest.KindJWT}), broker.ErrForwardedToken},
 		"a token beside another token's": {func() broker.Request { r := ask("alice", "consumer"); r.Forwarded = token("alice"); return r }(), attest.ErrMalformed},
 	} {
 		if _, err := w.Issue(context.Background(), tc.req); !errors.Is(err, tc.want) {

@@ -117,9 +117,13 @@ gateway_keys:
 	for _, tc := range []struct {
 		path, who string
 		want      int
-	}{{"/token/x", "alice", http.StatusOK}, {"/no-token/x", "alice", http.StatusForbidden}, {"/token/x", "carol", http.StatusForbidden}, {"/token/x", "bob", http.StatusServiceUnavailable}} { // whose username the broker isn't told, so it isn't his
-		if resp, body := Do(t, "GET", g.URL+tc.path, as(tc.who), nil); resp.StatusCode != tc.want {
+	}{{"/token/x", "alice", http.StatusOK}, {"/no-token/x", "alice", http.StatusForbidden}, {"/token/x", "carol", http.StatusForbidden}, {"/token/x", "bob", http.StatusForbidden}} { // whose username the broker isn't told, so it isn't his
+		resp, body := Do(t, "GET", g.URL+tc.path, as(tc.who), nil)
+		if resp.StatusCode != tc.want {
 			t.Errorf("%s as %s: %s %s", tc.path, tc.who, resp.Status, body)
+		}
+		if tc.want == http.StatusForbidden && (!strings.Contains(body, "<Code>AccessDenied</Code>") || resp.Header.Get("Retry-After") != "") {
+			t.Errorf("%s as %s: %v %s, and wants S3's AccessDenied without a retry", tc.path, tc.who, resp.Header, body)
 		}
 	}
 	if got := e.got().Header; strings.Contains(fmt.Sprint(got), "Bearer") {

@@ -85,6 +85,8 @@ var table = []struct {
 	sentinel error
 	public
 }{
+	// Before what was wrong with the token, which it wraps: a gateway is told apart from its consumer.
+	{broker.ErrForwardedToken, public{"forwarded_token_rejected", "the token that the gateway has forwarded was not accepted, or is of somebody else than the consumer", codes.PermissionDenied, 403, 0, named{"AccessDenied", 403}, badRequest}},
 	{attest.ErrUsed, public{"proof_already_used", "this proof was used before, and is for a single use: make another", codes.Unauthenticated, 401, time.Second, named{"IDPRejectedClaim", 403}, badRequest}},
 	{attest.ErrExpired, public{"proof_expired", "the proof of identity has expired: bring a fresh one", codes.Unauthenticated, 401, 0, named{"ExpiredTokenException", 400}, badRequest}},
 	{errSigned, public{"unauthenticated", "the request is not signed, or its signature, key or time is not one that is accepted", codes.Unauthenticated, 401, 0, named{"SignatureDoesNotMatch", 403}, badRequest}},

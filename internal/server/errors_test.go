@@ -46,6 +46,7 @@ type wantError struct {
 
 // wantErrors is written out, and not taken from the table, so that a changed row is seen.
 var wantErrors = []wantError{
+	{broker.ErrForwardedToken, "forwarded_token_rejected", codes.PermissionDenied, 403, false, "AccessDenied 403", "invalid_request 400"},
 	{attest.ErrUsed, "proof_already_used", codes.Unauthenticated, 401, true, "IDPRejectedClaim 403", "invalid_request 400"},
 	{attest.ErrExpired, "proof_expired", codes.Unauthenticated, 401, false, "ExpiredTokenException 400", "invalid_request 400"},
 	{errSigned, "unauthenticated", codes.Unauthenticated, 401, false, "SignatureDoesNotMatch 403", "invalid_request 400"},
