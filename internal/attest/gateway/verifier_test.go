@@ -105,6 +105,7 @@ func TestEachCheckOfAGatewaysWord(t *testing.T) {
 		"another consumer":            {raw(strings.Replace(unchanged, "5b6a", "5b6b", 1)), rejected, "MAC is not"},
 		"another nonce":               {raw(strings.Replace(unchanged, "nonce-0", "nonce-1", 1)), rejected, "MAC is not"},
 		"a header moved":              {raw(strings.Replace(unchanged, "x-credential-identifier:key-1", "x-authenticated-groups:key-1", 1)), rejected, "MAC is not"},
+		"a header lost on the way":    {raw(strings.Replace(newWord("x-consumer-id:5b6a", "x-credential-identifier:key-1", "x-authenticated-groups:a").proof().Data.Reveal(), "x-authenticated-groups:a\n", "", 1)), rejected, "MAC is not"},
 		"a session that isn't there":  {newWord().with(1, "BBCDEFGHIJKLMNOPQRSTUVWX27").proof(), rejected, "no gateway session"},
 		"too old":                     {newWord().with(2, at(-31*time.Second)).proof(), rejected, "too long ago"},
 		"too far ahead":               {newWord().with(2, at(6*time.Second)).proof(), rejected, "to come"},
