@@ -3,6 +3,7 @@
 
 local broker = require "kong.plugins.credential-broker.broker"
 local credentials = require "kong.plugins.credential-broker.credentials"
+local refusal = require "kong.plugins.credential-broker.refusal"
 local remote = require "kong.plugins.credential-broker.remote"
 local request = require "kong.plugins.credential-broker.request"
 local sigv4 = require "kong.plugins.credential-broker.sigv4"
@@ -20,18 +21,6 @@ local Handler = {
   -- (-1000).
   PRIORITY = 700,
 }
-
--- refuse ends the request with an error as S3 has them.
-local function refuse(conf, fault)
-  local headers = { ["Content-Type"] = "application/xml", ["Retry-After"] = fault.retry_after, ["Cache-Control"] = "no-store" }
-  if conf.return_broker_error and fault.broker then
-    headers["Content-Type"] = fault.broker.type or "application/json"
-    return kong.response.exit(fault.broker.status, fault.broker.body, headers)
-  end
-  local id = ngx.var.kong_request_id or ngx.var.request_id
-  return kong.response.exit(fault.status, '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>' .. fault.code .. "</Code><Message>" ..
-    fault.message .. "</Message><RequestId>" .. id .. "</RequestId></Error>", headers)
-end
 
 local ANONYMOUS = { status = 401, code = "AccessDenied", message = "No consumer with a credential was authenticated." }
 local INTERNAL = { status = 500, code = "InternalError", message = "The gateway can't name this consumer to the credential broker." }
@@ -162,21 +151,21 @@ function Handler:access(conf)
   local all = ngx.req.get_headers(0)
   local said, fault = word(conf, all)
   if not said then
-    return refuse(conf, fault)
+    return refusal.send(conf, fault)
   end
 
   -- What will be sent, after all rewriting: this is authorised, signed and put back.
   local path, parameters = request.target(ngx.var.upstream_uri, ngx.var.args or "")
   if not path then
-    return refuse(conf, parameters)
+    return refusal.send(conf, parameters)
   end
   local headers
   headers, fault = request.headers(all, own(conf))
   if not headers then
-    return refuse(conf, fault)
+    return refusal.send(conf, fault)
   end
   if conf.sign_query and headers.payload == request.TRAILER then
-    return refuse(conf, NO_TRAILER)
+    return refusal.send(conf, NO_TRAILER)
   end
 
   local credential
@@ -188,7 +177,7 @@ function Handler:access(conf)
     credential, fault = credentials.get(conf, said, ngx.var.kong_request_id)
   end
   if not credential then
-    return refuse(conf, fault)
+    return refusal.send(conf, fault)
   end
   kong.ctx.plugin.credential = credential
   if conf.mode == "sign_remote" then

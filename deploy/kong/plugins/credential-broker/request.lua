@@ -43,6 +43,11 @@ local SPEAKS = set [[
   x-anonymous-consumer x-authenticated-groups x-authenticated-scope x-authenticated-userid
 ]]
 
+-- speaks says whether a header of that name, folded, is one of them, or means something to the broker or to MinIO alone.
+local function speaks(plain)
+  return SPEAKS[plain] or sub(plain, 1, 11) == "xcredbroker" or sub(plain, 1, 6) == "xminio"
+end
+
 -- Parameters of a query that do; the last three are of signature version 2.
 local AUTHENTICATES = set [[
   x-amz-algorithm x-amz-credential x-amz-date x-amz-expires x-amz-signedheaders x-amz-signature x-amz-security-token
@@ -109,7 +114,7 @@ function _M.headers(headers, own)
       keep = false
     else
       local plain = folded(name)
-      if SPEAKS[plain] or own[plain] or sub(plain, 1, 11) == "xcredbroker" or sub(plain, 1, 6) == "xminio" then
+      if speaks(plain) or own[plain] then
         keep = false
       elseif sub(plain, 1, 4) == "xamz" then
         -- X_Amz_Copy_Source and its like are no header of S3's, until somebody takes them for one.
@@ -154,6 +159,6 @@ function _M.target(raw_path, raw_query)
   return path, list
 end
 
-_M.folded, _M.TRAILER = folded, TRAILER
+_M.folded, _M.speaks, _M.AUTHENTICATES, _M.TRAILER = folded, speaks, AUTHENTICATES, TRAILER
 
 return _M

@@ -17,5 +17,6 @@ return {
   url = typedef { type = "string", url = true },
   host = typedef { type = "string", match = "^[A-Za-z0-9._:%[%]-]+$" },
   port = typedef { type = "integer", between = { 0, 65535 } },
+  no_consumer = typedef { type = "foreign", reference = "consumers", eq = ngx and ngx.null },
   protocols_http = typedef { type = "set", elements = { type = "string", one_of = { "http", "https", "grpc", "grpcs" } } },
 }
