@@ -43,6 +43,8 @@ type Entra struct {
 	URL, CAFile string
 	// FederatedToken is the one token of a Kubernetes cluster that the token endpoint takes, and User the identity that it gives for it.
 	FederatedToken string
+	// IMDSHost is the host:port of a virtual machine's metadata service, which gives the System identity's tokens.
+	IMDSHost string
 	// IdentityEndpoint and IdentityHeader are for the environment variables IDENTITY_ENDPOINT and IDENTITY_HEADER.
 	IdentityEndpoint, IdentityHeader string
 	// Version is that of the tokens. Change it before the first request.
@@ -93,6 +95,9 @@ func NewEntra(t testing.TB, now func() time.Time) *Entra {
 	serve(t, http.HandlerFunc(e.identity), false, &endpoint)
 	e.IdentityEndpoint = endpoint + EntraIdentityPath
 	e.CAFile = serve(t, http.HandlerFunc(e.tenant), true, &e.URL)
+	var metadata string
+	serve(t, http.HandlerFunc(e.imds), false, &metadata)
+	e.IMDSHost = strings.TrimPrefix(metadata, "http://")
 	return e
 }
 
@@ -258,6 +263,28 @@ func (e *Entra) identity(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, map[string]any{
 			"access_token": e.Token(id, e.audience(query.Get("resource")), nil), "client_id": id.AppID, "resource": query.Get("resource"), "token_type": "Bearer",
 			"expires_on": strconv.FormatInt(e.now().Add(24*time.Hour).Unix(), 10),
+		})
+	}
+}
+
+// imds is the metadata service of a virtual machine
+// (https://learn.microsoft.com/entra/identity/managed-identities-azure-resources/how-to-use-vm-token#get-a-token-using-http).
+func (e *Entra) imds(w http.ResponseWriter, r *http.Request) {
+	if e.intercept(w, r) {
+		return
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	switch {
+	case r.Method != http.MethodGet || r.URL.Path != "/metadata/identity/oauth2/token":
+		http.NotFound(w, r)
+	case r.Header.Get("Metadata") != "true" || r.Header.Get("X-Forwarded-For") != "":
+		http.Error(w, `{"error":"invalid_request","error_description":"Required metadata header not specified"}`, http.StatusBadRequest)
+	case err != nil || query.Get("api-version") != "2018-02-01" || query.Get("resource") == "" || !known(query, "api-version", "resource"):
+		http.Error(w, `{"error":"invalid_request","error_description":"a parameter is missing or not known"}`, http.StatusBadRequest)
+	default:
+		writeJSON(w, map[string]any{
+			"access_token": e.Token(e.System, e.audience(query.Get("resource")), nil), "client_id": e.System.AppID, "expires_in": "86399",
+			"expires_on": strconv.FormatInt(e.now().Add(24*time.Hour).Unix(), 10), "resource": query.Get("resource"), "token_type": "Bearer",
 		})
 	}
 }

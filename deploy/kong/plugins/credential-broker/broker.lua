@@ -69,6 +69,7 @@ local function session_name(conf)
   return concat({ conf.session_url or "", conf.gateway_role or "", conf.proof, conf.token_file or "", conf.audience or "",
     conf.certificate_file or "", conf.static_key_id or "", conf.static_key or "" }, "\0")
 end
+_M.session_name = session_name
 
 local function open(conf)
   local answer, err = post(conf, conf.session_url .. "/v1/gateway/sessions", {}, cjson.encode { role = conf.gateway_role },

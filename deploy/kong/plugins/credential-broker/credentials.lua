@@ -1,8 +1,8 @@
 -- Credentials of consumers, kept in the worker's memory until they end.
 --
--- An entry belongs to one broker, role and word on a consumer, and is used for no other. It is renewed in the background well before its
--- end, by a request that has been authenticated; if that fails, it is used until it ends, and not a second longer. If the broker says
--- that the consumer has no access any more, it is dropped at once.
+-- An entry belongs to one broker, role, proof of Kong's and word on a consumer, and is used for no other. It is renewed in the background
+-- well before its end, by a request that has been authenticated; if that fails, it is used until it ends, and not a second longer. If the
+-- broker says that the consumer has no access any more, it is dropped at once.
 
 local broker = require "kong.plugins.credential-broker.broker"
 local flight = require "kong.plugins.credential-broker.flight"
@@ -25,7 +25,7 @@ local refusals = lrucache.new(1000)
 local prefixes = setmetatable({}, { __mode = "k" })
 
 local function prefix(conf)
-  local made = table.concat({ conf.broker_url, conf.role, conf.ttl or "", conf.gateway_role or "", "" }, "\0")
+  local made = table.concat({ conf.broker_url, conf.role, conf.ttl or "", broker.session_name(conf), "" }, "\0")
   prefixes[conf] = made
   return made
 end

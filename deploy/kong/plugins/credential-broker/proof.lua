@@ -71,6 +71,7 @@ function _M.add(conf, options)
     if not options.ssl_client_cert then
       return conf.certificate_file .. ": " .. err
     end
+    options.keepalive = false -- a connection is its certificate's: nobody else, and no certificate after this one, may go on with it
     options.ssl_client_priv_key, err = ssl.parse_pem_priv_key(key)
     if not options.ssl_client_priv_key then
       return conf.key_file .. ": " .. err

@@ -3,6 +3,12 @@
 local _M = {}
 _M.__index = _M
 
+-- Where hosts are that a test stands in for: NAME=ADDRESS:PORT, separated by spaces.
+local elsewhere = {}
+for name, address, port in (os.getenv("KONGTEST_HOSTS") or ""):gmatch("([^=%s]+)=([^:%s]+):(%d+)") do
+  elsewhere[name] = { address, tonumber(port) }
+end
+
 -- As much of an answer as tests ever get.
 local MAX_BODY = 1024 * 1024
 
@@ -67,7 +73,8 @@ function _M:request_uri(uri, options)
   port = tonumber(port) or (scheme == "https" and 443 or 80)
   local sock = ngx.socket.tcp()
   sock:settimeouts(self.timeout, self.timeout, self.timeout)
-  local ok, err = sock:connect(host, port, { pool = scheme .. host .. port .. tostring(options.ssl_client_cert ~= nil) })
+  local address = elsewhere[host] or { host, port }
+  local ok, err = sock:connect(address[1], address[2], { pool = scheme .. host .. port .. tostring(options.ssl_client_cert ~= nil) })
   if not ok then
     return nil, err
   end
@@ -117,7 +124,11 @@ function _M:request_uri(uri, options)
   if not body then
     return nil, err
   end
-  sock:setkeepalive(10000, 100)
+  if options.keepalive == false then
+    sock:close()
+  else
+    sock:setkeepalive(10000, 100)
+  end
   return { status = status, headers = headers, body = body }
 end
 
