@@ -30,11 +30,11 @@ type MinIO struct {
 	CAFile string
 
 	process
-	program, mc, dir       string
-	address, user, secret  string
-	clientSecret, discover string
-	certificates           bool // AssumeRoleWithCertificate is on
-	transport              *http.Transport
+	program, mc, dir                 string
+	address, user, secret            string
+	clientSecret, discover, auditURL string
+	certificates                     bool // AssumeRoleWithCertificate is on
+	transport                        *http.Transport
 }
 
 // MinIOOptions say what differs from a well-configured MinIO.
@@ -43,6 +43,8 @@ type MinIOOptions struct {
 	IssuerURL string
 	// NoClientSecret leaves out MINIO_IDENTITY_OPENID_CLIENT_SECRET, which makes it accept forged tokens.
 	NoClientSecret bool
+	// AuditURL is where it posts a line of JSON for each request that it has answered; nowhere if empty.
+	AuditURL string
 	// TLS makes it serve https, with a certificate of its own making.
 	TLS bool
 	// IssuerCAFile is a root that it trusts besides the system's; with TLS alone.
@@ -58,7 +60,7 @@ func NewMinIO(t testing.TB, opts MinIOOptions) *MinIO {
 	m := &MinIO{
 		process: process{t: t, name: "MinIO", LogFile: filepath.Join(dir, "minio.log")}, program: Tool(t, "minio"), mc: Tool(t, "mc"), dir: dir,
 		address: fmt.Sprintf("127.0.0.1:%d", FreePorts(t, 1)[0]), user: "root-" + random(4), secret: random(16),
-		certificates: opts.ClientCAFile != "",
+		certificates: opts.ClientCAFile != "", auditURL: opts.AuditURL,
 	}
 	if opts.IssuerURL != "" {
 		m.discover = opts.IssuerURL + "/.well-known/openid-configuration"
@@ -97,6 +99,9 @@ func (m *MinIO) Launch() {
 	if m.discover != "" {
 		cmd.Env = append(cmd.Env, "MINIO_IDENTITY_OPENID_CONFIG_URL="+m.discover, "MINIO_IDENTITY_OPENID_CLIENT_ID="+ClientID,
 			"MINIO_IDENTITY_OPENID_CLAIM_NAME=policy")
+	}
+	if m.auditURL != "" {
+		cmd.Env = append(cmd.Env, "MINIO_AUDIT_WEBHOOK_ENABLE_TEST=on", "MINIO_AUDIT_WEBHOOK_ENDPOINT_TEST="+m.auditURL)
 	}
 	if m.certificates {
 		cmd.Env = append(cmd.Env, "MINIO_IDENTITY_TLS_ENABLE=on")

@@ -1,18 +1,12 @@
 package kongtest
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
-
-	"github.com/credbroker/credbroker/internal/brokertest"
 )
 
 func TestWhatClientsMayNotDo(t *testing.T) {
@@ -309,45 +303,4 @@ func injected(t *testing.T, g *Gateway, e *echo) {
 	if got.Get("Authorization") != "" || got.Get("X_Upstream_Secret") != "" {
 		t.Errorf("%v", got)
 	}
-}
-
-// One pipeline of IDs: the gateway's is in the broker's audit, and the store's and the access key in the gateway's log.
-func TestIDsMeet(t *testing.T) {
-	w := newWorld(t)
-	e := newEcho(t)
-	log := filepath.Join(t.TempDir(), "kong.log")
-	g := Start(t, Options{Config: declared(service("echo", e.URL, "/echo", keyAuth, w.plugin(""), "{name: file-log, config: {path: "+log+"}}"))})
-	brokertest.Eventually(t, 20*time.Second, "the gateway's word is taken", func() error {
-		if resp, _ := Do(t, "GET", g.URL+"/echo/x", header("alice"), nil); resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s", resp.Status)
-		}
-		return nil
-	})
-	brokertest.Eventually(t, 5*time.Second, "the log", func() error {
-		data, err := os.ReadFile(log)
-		if err != nil {
-			return err
-		}
-		lines := strings.Split(strings.TrimSpace(string(data)), "\n")
-		var entry struct {
-			Request struct{ ID string }
-			Broker  struct {
-				AccessKeyID     string `json:"access_key_id"`
-				BrokerRequestID string `json:"broker_request_id"`
-				StoreRequestID  string `json:"store_request_id"`
-			} `json:"credential_broker"`
-		}
-		if err := json.Unmarshal([]byte(lines[len(lines)-1]), &entry); err != nil {
-			return err
-		}
-		if entry.Broker.StoreRequestID != "STORE-ID" || !strings.Contains(e.got().Header.Get("Authorization"), "="+entry.Broker.AccessKeyID+"/") {
-			return fmt.Errorf("%s", data)
-		}
-		for _, line := range w.Audit() {
-			if strings.Contains(line, entry.Request.ID) && strings.Contains(line, entry.Broker.BrokerRequestID) && strings.Contains(line, entry.Broker.AccessKeyID) {
-				return nil
-			}
-		}
-		return fmt.Errorf("no audit entry has them: %s", data)
-	})
 }

@@ -53,12 +53,16 @@ type world struct {
 	tokenFile string
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldOver(t, brokertest.MinIOOptions{}) }
+
+// newWorldOver is newWorld with a MinIO that differs.
+func newWorldOver(t *testing.T, store brokertest.MinIOOptions) *world {
 	t.Helper()
 	w := &world{t: t, idp: brokertest.NewIDP(t), tokenFile: filepath.Join(t.TempDir(), "token")}
 	w.gateway = fmt.Sprintf("127.0.0.1:%d", brokertest.FreePorts(t, 1)[0])
 	w.Broker = brokertest.NewBroker(t, brokertest.BrokerOptions{Env: []string{"CREDBROKER__LISTENERS__GATEWAY__ADDRESS=" + w.gateway}})
-	w.minio = brokertest.NewMinIO(t, brokertest.MinIOOptions{IssuerURL: w.HTTP})
+	store.IssuerURL = w.HTTP
+	w.minio = brokertest.NewMinIO(t, store)
 	w.WriteConfig(w.config("{default: 15m, max: 15m, min: 12s}"))
 	w.writeToken(5 * time.Minute)
 	w.Start()
