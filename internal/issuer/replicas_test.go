@@ -3,6 +3,7 @@ package issuer
 import (
 	"context"
 	"crypto/elliptic"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -289,6 +290,12 @@ func TestNoticesAreChecked(t *testing.T) {
 		return fmt.Sprintf(`{"replica":%q,"posted":%d,"ends":%d,"keys":[%s]}`, replica, posted, ends, keys)
 	}
 	n := now.Unix()
+	x, errX := base64.RawURLEncoding.DecodeString(good.x)
+	y, errY := base64.RawURLEncoding.DecodeString(good.y)
+	if errX != nil || errY != nil {
+		t.Fatal(errX, errY)
+	}
+	cut := fmt.Sprintf(`{"x":%q,"y":%q}`, encode(x[:31]), encode(append(x[31:], y...)))
 	p224 := elliptic.P256().Params().P // y = p isn't a coordinate
 	cases := map[string]struct {
 		text string
@@ -307,6 +314,7 @@ func TestNoticesAreChecked(t *testing.T) {
 		"not on the curve":         {write("r", n, n+60, fmt.Sprintf(`{"x":%q,"y":%q}`, good.y, good.x)), false},
 		"a coordinate too big":     {write("r", n, n+60, fmt.Sprintf(`{"x":%q,"y":%q}`, good.x, encode(p224.FillBytes(make([]byte, 32))))), false},
 		"a long coordinate":        {write("r", n, n+60, fmt.Sprintf(`{"x":%q,"y":%q}`, "AA"+good.x, good.y)), false},
+		"cut elsewhere":            {write("r", n, n+60, cut), false},
 		"a line break":             {write("r", n, n+60, fmt.Sprintf(`{"x":"%s\n","y":%q}`, good.x, good.y)), false},
 		"the point at infinity":    {write("r", n, n+60, fmt.Sprintf(`{"x":%q,"y":%q}`, encode(new(big.Int).FillBytes(make([]byte, 32))), encode(make([]byte, 32)))), false},
 		"private key":              {write("r", n, n+60, fmt.Sprintf(`{"x":%q,"y":%q,"d":"AA"}`, good.x, good.y)), false},
@@ -401,6 +409,30 @@ func TestALookDoesntEndWithWhoeverBeganIt(t *testing.T) {
 	})
 }
 
+// What another replica may not put up isn't served, and what was there before it is; without the board all of it is, for as long as it may be.
+func TestWhatIsServedOfTheBoard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &board{notices: map[string][]byte{}}
+		a, _ := replica(t, b, time.Hour)
+		c, _ := replica(t, b, time.Hour)
+		time.Sleep(time.Minute)
+		own := a.replicas.id
+		b.mu.Lock()
+		b.notices["junk"] = []byte("junk")
+		b.notices["echo"] = []byte(strings.Replace(string(b.notices[own]), own, "echo", 1)) // the same keys under another name
+		b.mu.Unlock()
+		time.Sleep(time.Minute)
+		if ids := served(t, a); len(ids) != 4 || !serves(t, a, c) || ids[""] {
+			t.Errorf("%v", ids)
+		}
+		b.fail(errors.New("away"))
+		time.Sleep(2 * missingFor)
+		if !serves(t, a, c) {
+			t.Error("without the board the other's keys are gone")
+		}
+	})
+}
+
 // Nobody has asked for the JWK set for long when the board forgets.
 func TestNoKeyIsUnknownAfterAQuietTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -422,7 +454,12 @@ func TestAKeyIsPublishedForAWhileBeforeItSigns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &board{notices: map[string][]byte{}}
 		a, _ := replica(t, b, time.Hour)
+		synctest.Wait()
+		first := a.KeyIDs()[0]
 		time.Sleep(time.Hour - time.Minute)
+		if a.KeyIDs()[0] != first {
+			t.Error("a key signs for less than its interval")
+		}
 		b.fail(errors.New("away"))
 		time.Sleep(2 * time.Minute) // rotates to the key that was published, and makes another
 		next := a.KeyIDs()[1]

@@ -71,6 +71,13 @@ func TestStaticKeysRotate(t *testing.T) {
 	}
 }
 
+func TestTheClockOfStaticKeysIsTheMachines(t *testing.T) {
+	s, err := StaticKeys(map[string][]secret.Secret{"kong": {secret.New("k")}}, nil, nil).Find(t.Context(), "kong")
+	if left := time.Until(s.Expires); err != nil || left > time.Hour || left < time.Hour-time.Minute {
+		t.Errorf("%s, %v", left, err)
+	}
+}
+
 func TestScopesOfAConsumer(t *testing.T) {
 	word := func(scopes string) word {
 		return newWord("x-consumer-id:5b6a", "x-credential-identifier:key-1", "x-authenticated-scope:"+scopes)

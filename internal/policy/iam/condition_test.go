@@ -7,10 +7,11 @@ import (
 )
 
 func TestConditionsAreMetOrNotOrUnknown(t *testing.T) {
-	values := iam.Values{Known: []string{"s3:prefix", "s3:max-keys", "s3:x-amz-acl"}, Of: map[string]string{"s3:prefix": "home/a/", "s3:max-keys": "5"}}
+	values := iam.Values{Known: []string{"s3:prefix", "s3:max-keys", "s3:x-amz-acl"}, Of: map[string]string{"s3:prefix": "home/a/", "s3:max-keys": "5", "s3:delimiter": "/"}}
 	for condition, want := range map[string]iam.Truth{
 		`{"StringEquals":{"s3:prefix":"home/a/"}}`:                                          iam.Met,
 		`{"StringEquals":{"s3:prefix":["x","home/a/"]}}`:                                    iam.Met,
+		`{"StringEquals":{"s3:delimiter":"/"}}`:                                             iam.Met, // a value is known, whatever else is
 		`{"StringEquals":{"s3:prefix":"home/A/"}}`:                                          iam.NotMet,
 		`{"StringEquals":{"s3:prefix":"home/*"}}`:                                           iam.NotMet,
 		`{"StringEqualsIgnoreCase":{"s3:prefix":"HOME/A/"}}`:                                iam.Met,
