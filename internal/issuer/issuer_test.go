@@ -200,6 +200,14 @@ func TestSourceRefusesWhatIsDangerous(t *testing.T) {
 	if _, err := iss.Source(SourceConfig{Audience: "a"}); err == nil {
 		t.Error("no policies: no error")
 	}
+	// Unless there are to be none, as for AWS.
+	s, err := iss.Source(SourceConfig{Audience: "a", NoPolicies: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Token(t.Context(), exchange.Request{}, time.Now().Add(time.Hour)); err != nil {
+		t.Errorf("a token without policies, as it should be: %v", err)
+	}
 }
 
 func TestAllowedPoliciesCantBeChangedLater(t *testing.T) {

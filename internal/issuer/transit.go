@@ -119,7 +119,7 @@ func (t *transit) look(ctx context.Context, within time.Duration) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if !t.looked.IsZero() && time.Since(t.looked) < within {
+	if time.Since(t.looked) < within {
 		return nil
 	}
 	// Others wait for what this look finds: it doesn't end with whoever began it.

@@ -152,6 +152,9 @@ func TestVersionThatMayNotSignAnyMoreDoesNot(t *testing.T) {
 
 func TestIssuerOutlivesVaultAndStartsWithoutIt(t *testing.T) {
 	v, cfg := transitVault(t)
+	if idle, err := New(Config{URL: "https://broker", RotateEvery: time.Hour, Transit: &cfg}); err != nil || !strings.Contains(idle.Status(), "not read yet") {
+		t.Errorf("before it looked: %v", err)
+	}
 	iss, s := transitIssuer(t, cfg, time.Hour)
 	kid(t, iss, s)
 	want := string(iss.JWKS(t.Context()))
@@ -168,7 +171,7 @@ func TestIssuerOutlivesVaultAndStartsWithoutIt(t *testing.T) {
 		t.Errorf("%q", iss.Status())
 	}
 	late, lateSource := transitIssuer(t, cfg, time.Hour)
-	if got := string(late.JWKS(t.Context())); got != `{"keys":[]}` || !strings.Contains(late.Status(), "never read") {
+	if got := string(late.JWKS(t.Context())); got != `{"keys":[]}` || !strings.Contains(late.Status(), "never read: vault unavailable") {
 		t.Errorf("%s %q", got, late.Status())
 	}
 	if _, err := lateSource.Token(t.Context(), request("reports-rw"), time.Now().Add(time.Minute)); !errors.Is(err, exchange.ErrUnavailable) {
