@@ -28,6 +28,7 @@ const (
 	CodeProofExpired                Code = "proof_expired"
 	CodeIdentityProviderUnavailable Code = "identity_provider_unavailable"
 	CodePermissionDenied            Code = "permission_denied"
+	CodeForwardedTokenRejected      Code = "forwarded_token_rejected"
 	CodeInvalidPolicy               Code = "invalid_policy"
 	CodePolicyTooLarge              Code = "policy_too_large"
 	CodePolicyTooWide               Code = "policy_too_wide"

@@ -86,10 +86,10 @@ gateway_keys: [{name: edge, key_file: %q}]
 	for name, tc := range map[string]struct{ body, want string }{
 		"without the token":     {`{"role":"confirmed"}`, "permission_denied"},
 		"with it":               {token(nil), ""},
-		"with another's":        {token(map[string]any{"sub": "bob"}), "unauthenticated"},
-		"with an expired one":   {token(map[string]any{"exp": time.Now().Add(-time.Hour).Unix(), "iat": time.Now().Add(-2 * time.Hour).Unix()}), "proof_expired"},
-		"with another client's": {token(map[string]any{"aud": "another"}), "unauthenticated"},
-		"with no token at all":  {`{"role":"confirmed","jwt":"a.b.c"}`, "unauthenticated"},
+		"with another's":        {token(map[string]any{"sub": "bob"}), "forwarded_token_rejected"},
+		"with an expired one":   {token(map[string]any{"exp": time.Now().Add(-time.Hour).Unix(), "iat": time.Now().Add(-2 * time.Hour).Unix()}), "forwarded_token_rejected"},
+		"with another client's": {token(map[string]any{"aud": "another"}), "forwarded_token_rejected"},
+		"with no token at all":  {`{"role":"confirmed","jwt":"a.b.c"}`, "forwarded_token_rejected"},
 	} {
 		if err := status(old, tc.body, tc.want); err != nil {
 			t.Errorf("%s: %v", name, err)

@@ -49,6 +49,7 @@ describe("credentials", function()
     package.loaded["kong.plugins.credential-broker.flight"] = { run = function(_, _, _, work) return work() end }
     package.loaded["kong.plugins.credential-broker.broker"] = {
       LAST_SECONDS = 5, UNAVAILABLE = { status = 503 },
+      session_name = function(settings) return settings.gateway_role or "" end,
       epoch = function(text)
         local y, mo, d, h, mi, s = tostring(text):match("^(%d+)-(%d+)-(%d+)T(%d+):(%d+):(%d+)Z$")
         return y and os.time { year = y, month = mo, day = d, hour = h, min = mi, sec = s, isdst = false } - os.time(os.date("!*t", 0)) or nil
