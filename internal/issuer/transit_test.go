@@ -2,7 +2,12 @@ package issuer
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -152,7 +157,7 @@ func TestVersionThatMayNotSignAnyMoreDoesNot(t *testing.T) {
 
 func TestIssuerOutlivesVaultAndStartsWithoutIt(t *testing.T) {
 	v, cfg := transitVault(t)
-	if idle, err := New(Config{URL: "https://broker", RotateEvery: time.Hour, Transit: &cfg}); err != nil || !strings.Contains(idle.Status(), "not read yet") {
+	if idle, err := New(Config{URL: "https://broker", RotateEvery: time.Hour, Transit: &cfg}); err != nil || !strings.Contains(idle.Status(), "not read yet") || idle.KeyIDs() != nil {
 		t.Errorf("before it looked: %v", err)
 	}
 	iss, s := transitIssuer(t, cfg, time.Hour)
@@ -201,6 +206,15 @@ func TestWhatIsNoAnswerOfTransitIsRefused(t *testing.T) {
 		out[name] = value
 		return out
 	}
+	private, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(&private.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p384 := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 	rsa := "-----BEGIN PUBLIC KEY-----\nMFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBALqcGT4m4sLtnsnoM8Ju8GJ0bC0y3dVS\nF6kPcb8CqFjVYcJfQ0MPyBcm8nKZ1T9hYQzYhW2iYPtu6oJYzKcPzS0CAwEAAQ==\n-----END PUBLIC KEY-----\n"
 	for name, c := range map[string]struct {
 		keyType   string
@@ -211,6 +225,12 @@ func TestWhatIsNoAnswerOfTransitIsRefused(t *testing.T) {
 		"another type":          {"ed25519", map[string]any{"1": good}, "", exchange.ErrUnavailable},
 		"no versions":           {"ecdsa-p256", map[string]any{}, "", exchange.ErrUnavailable},
 		"no number":             {"ecdsa-p256", map[string]any{"one": good}, "", exchange.ErrUnavailable},
+		"version 0":             {"ecdsa-p256", map[string]any{"0": good}, "", exchange.ErrUnavailable},
+		"version -1":            {"ecdsa-p256", map[string]any{"-1": good}, "", exchange.ErrUnavailable},
+		"a curve of NIST's":     {"ecdsa-p256", map[string]any{"1": with("public_key", p384)}, "", exchange.ErrUnavailable},
+		"no key in the PEM":     {"ecdsa-p256", map[string]any{"1": with("public_key", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")}, "", exchange.ErrUnavailable},
+		"no signature":          {"ecdsa-p256", map[string]any{"1": good}, "", exchange.ErrBadResult},
+		"no":                    {"ecdsa-p256", map[string]any{"1": good}, "no", exchange.ErrRefused},
 		"no time":               {"ecdsa-p256", map[string]any{"1": with("creation_time", "")}, "", exchange.ErrUnavailable},
 		"no PEM":                {"ecdsa-p256", map[string]any{"1": with("public_key", "x")}, "", exchange.ErrUnavailable},
 		"another curve":         {"ecdsa-p256", map[string]any{"1": with("public_key", rsa)}, "", exchange.ErrUnavailable},
@@ -222,6 +242,10 @@ func TestWhatIsNoAnswerOfTransitIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				data := map[string]any{"type": c.keyType, "keys": c.keys}
+				if r.Method == http.MethodPut && c.signature == "no" {
+					http.Error(w, `{"errors":["unsupported"]}`, http.StatusBadRequest)
+					return
+				}
 				if r.Method == http.MethodPut {
 					data = map[string]any{"signature": c.signature}
 				}

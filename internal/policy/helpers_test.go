@@ -19,6 +19,7 @@ func backends() map[string]policy.Backend {
 		"minio":   {AllowedPolicies: []string{"reports-rw", "reports-ro"}, SessionPolicyBytes: 2048},
 		"bare":    {},
 		"bounded": {AllowedPolicies: []string{"p"}, MinTTL: 15 * time.Minute, MaxTTL: 2 * time.Hour},
+		"longer":  {AllowedPolicies: []string{"p"}, MaxTTL: 5 * time.Hour},
 		"slow":    {AllowedPolicies: []string{"reports-rw"}, SessionPolicyBytes: 1024, MinTTL: 20 * time.Minute, MaxTTL: 3 * time.Hour},
 		"single":  {AllowedPolicies: []string{"p", "q"}, MaxPolicies: 1},
 		// Three that honour session policies alone: where there may be one, where there must be, and two where the proof's end is theirs.

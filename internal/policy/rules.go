@@ -152,7 +152,7 @@ func (c *compiler) role(path string, in Role) *role {
 		out.floor = out.TTL.Min
 		return out
 	}
-	backend := c.backend(path+".exchanger", in.Exchanger, in)
+	backend := c.backend(path+".exchanger", in.Exchanger)
 	c.policies(path+".policies", in.Policies, backend, in.Exchanger)
 	out.sessionPolicyBytes = backend.SessionPolicyBytes
 	switch {
@@ -178,16 +178,12 @@ func (c *compiler) role(path string, in Role) *role {
 }
 
 // backend is what the named exchanger honours. Without one, what follows says what is wrong by itself, whatever the exchanger.
-func (c *compiler) backend(path, name string, in Role) Backend {
+func (c *compiler) backend(path, name string) Backend {
 	if backend, ok := c.backends[name]; ok {
 		return backend
 	}
 	c.fault(path, "no exchanger %q; the configured ones are: %s", name, strings.Join(slices.Sorted(maps.Keys(c.backends)), ", "))
-	policies := in.Policies
-	if policies == nil {
-		policies = []string{}
-	}
-	return Backend{AllowedPolicies: policies, SessionPolicyBytes: iam.MaxBytes, SessionTags: true, unknown: true}
+	return Backend{SessionPolicyBytes: iam.MaxBytes, SessionTags: true, unknown: true}
 }
 
 // fallback holds a role against its fall-back as well: whichever makes the credentials, they are good for the same. It returns what
@@ -197,7 +193,7 @@ func (c *compiler) fallback(path string, in Role, out *role, first Backend) Back
 		c.fault(path+".fallback", "it is the role's exchanger; expected another one, or none")
 		return first
 	}
-	second := c.backend(path+".fallback", in.Fallback, in)
+	second := c.backend(path+".fallback", in.Fallback)
 	if first.unknown || second.unknown {
 		return first
 	}

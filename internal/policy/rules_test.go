@@ -26,7 +26,7 @@ func TestCompileRefuses(t *testing.T) {
 		"description of 257 bytes": {func(r *policy.Role) { r.Description = strings.Repeat("a", 257) }, "description", "257 bytes"},
 		"no condition":             {func(r *policy.Role) { r.When = "" }, "when", "required"},
 		"no exchanger":             {func(r *policy.Role) { r.Exchanger = "" }, "exchanger", `no exchanger ""`},
-		"unknown exchanger":        {func(r *policy.Role) { r.Exchanger = "mimio" }, "exchanger", "bare, bounded, minio"},
+		"unknown exchanger":        {func(r *policy.Role) { r.Exchanger = "mimio" }, "exchanger", "bare, bounded, longer, minio"},
 		"no policies":              {func(r *policy.Role) { r.Policies = nil }, "policies", "at least one"},
 		"no policies, but a session policy": {func(r *policy.Role) { r.Policies = nil; r.SessionPolicy = homeTemplate },
 			"policies", "at least one"},
@@ -86,6 +86,23 @@ func TestCompileRefuses(t *testing.T) {
 			r.Exchanger, r.Policies, r.Fallback = "slow", []string{"reports-rw"}, "minio"
 			r.TTL = policy.TTL{Default: time.Hour, Max: 3*time.Hour + time.Second}
 		}, "ttl.max", "at most 3h0m0s"},
+		"max over the exchanger's, whose fall-back grants more": {func(r *policy.Role) {
+			r.Exchanger, r.Policies, r.Fallback = "bounded", []string{"p"}, "longer"
+			r.TTL = policy.TTL{Default: time.Hour, Max: 2*time.Hour + time.Second}
+		}, "ttl.max", "at most 2h0m0s"},
+		"default over max, and under the exchanger's": {func(r *policy.Role) {
+			r.Exchanger, r.Policies, r.TTL = "bounded", []string{"p"}, policy.TTL{Default: 10 * time.Minute, Max: 5 * time.Minute}
+		}, "ttl.default", "which is 5m0s"},
+		"an unknown exchanger, with a fall-back that honours less": {func(r *policy.Role) { r.Exchanger, r.Fallback = "none", "bare" }, "exchanger", `no exchanger "none"`},
+		"an unknown fall-back, of one that ends with the proof": {func(r *policy.Role) {
+			r.Exchanger, r.Policies, r.SessionPolicy, r.Fallback = "passed", nil, homeTemplate, "none"
+		}, "fallback", `no exchanger "none"`},
+		"operations, and a fall-back without a session policy": {func(r *policy.Role) {
+			r.Exchanger, r.Policies, r.Operations, r.Fallback = "sessions", nil, []string{"s3:GetObject"}, "bare"
+		}, "operations", "bare honours no session policy"},
+		"no session policy where both need one": {func(r *policy.Role) {
+			r.Exchanger, r.Policies, r.Fallback = "passed", nil, "passed2"
+		}, "session_policy", "it is required"},
 		"a gateway's fall-back": {func(r *policy.Role) { r.Gateway, r.Exchanger, r.Policies, r.Fallback = true, "", nil, "minio" }, "fallback", "for gateways"},
 	} {
 		t.Run(name, func(t *testing.T) { wantFault(t, faults(t, role(tc.edit)), "roles[0]."+tc.path, tc.text) })
