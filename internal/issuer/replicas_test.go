@@ -46,7 +46,10 @@ func (b *board) Read(ctx context.Context) (map[string][]byte, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	return maps.Clone(b.notices), b.err
+	if b.err != nil {
+		return nil, b.err
+	}
+	return maps.Clone(b.notices), nil
 }
 
 func (b *board) Remove(_ context.Context, replicas ...string) error {
