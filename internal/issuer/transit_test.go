@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -257,5 +258,25 @@ func TestWhatIsNoAnswerOfTransitIsRefused(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// TestVaultIsNotAskedByEachWhoAsks bounds what anybody can have asked of Vault by asking for the JWK set.
+func TestVaultIsNotAskedByEachWhoAsks(t *testing.T) {
+	var asked atomic.Int64
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/keys/") {
+			asked.Add(1)
+		}
+		http.Error(w, `{"errors":["later"]}`, http.StatusBadRequest)
+	}))
+	t.Cleanup(web.Close)
+	iss, _ := transitIssuer(t, TransitConfig{Client: runVault(t, web.URL, "hvs.x"), Mount: "transit", Key: "credbroker"}, 0)
+	start := time.Now()
+	for range 100 {
+		iss.JWKS(t.Context())
+	}
+	if most := int64(time.Since(start)/lookAgain) + 1; asked.Load() == 0 || asked.Load() > most {
+		t.Errorf("asked %d times, at most %d were allowed", asked.Load(), most)
 	}
 }
